@@ -1,0 +1,57 @@
+"""What can go wrong between the router and what it stands on. Refusals of requests are values, not these.
+
+LlmbusError
+├── AttemptError        a provider's call failed; carries the classified Failure
+└── BusError            the broker did not do what was asked
+    ├── Unknown         no acknowledgement came: it may or may not be stored; try again with the same message id
+    ├── Conflict        the subject is already written (write-once), or the stream is full: read it back to know
+    ├── TooLarge        the message exceeds what the broker takes
+    └── Unavailable     the broker or the stream is away, or its storage is full
+"""
+
+from schemas.failure import Failure, FailureKind
+
+
+class LlmbusError(Exception):
+    """Base of all errors of this project."""
+
+
+class AttemptError(LlmbusError):
+    """A provider's call failed, and why."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(f"{failure.kind.value}: {failure.message}")
+
+    @classmethod
+    def of(
+        cls, kind: FailureKind, message: str, *, status: int | None = None, retry_after_ms: int | None = None,
+        upstream: str | None = None,
+    ) -> "AttemptError":  # fmt: skip
+        return cls(
+            Failure(kind=kind, message=message, status=status, retry_after_ms=retry_after_ms, upstream=upstream)
+        )
+
+
+class BusError(LlmbusError):
+    """The broker did not do what was asked of `subject`."""
+
+    def __init__(self, subject: str, message: str) -> None:
+        self.subject = subject
+        super().__init__(f"{subject}: {message}")
+
+
+class UnknownError(BusError):
+    """No acknowledgement came in time. Never treat it as failed: publish again with the same message id."""
+
+
+class ConflictError(BusError):
+    """A write-once subject is taken, or the stream is full; only reading the subject back tells which."""
+
+
+class TooLargeError(BusError):
+    """The message is larger than the broker's limit and was not sent."""
+
+
+class UnavailableError(BusError):
+    """The broker, the stream or its storage cannot take it now."""

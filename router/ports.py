@@ -1,0 +1,143 @@
+"""What the services need from outside: a bus and providers. Adapters fulfil these, tests may."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.outcome import Answer
+from schemas.request import Chat
+from subjects.streams import ConsumerSpec
+
+Headers = Mapping[str, str]
+NO_HEADERS: Headers = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The broker's word that a message is in its stream."""
+
+    stream: str
+    seq: int
+    duplicate: bool = False
+    """True when the message id was known already; `seq` is then the first one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as it lies in a stream."""
+
+    subject: str
+    data: bytes
+    headers: Headers
+    seq: int
+    timestamp_ms: int
+    """Broker time of its storage, epoch milliseconds."""
+
+
+class Delivery(Protocol):
+    """A message that a consumer was handed and must acknowledge."""
+
+    subject: str
+    data: bytes
+    headers: Headers
+    stream: str
+    seq: int
+    delivered: int
+    """From 1; more means it came back."""
+    timestamp_ms: int
+
+    def ack(self) -> None:
+        """Done; it never comes back. Fire and forget: a lost acknowledgement is a redelivery."""
+
+    async def ack_sync(self) -> None:
+        """Done, and the broker said it knows. Raises UnknownError."""
+
+    def nak(self, delay_ms: int) -> None:
+        """Bring it again after the delay."""
+
+    def working(self) -> None:
+        """Still at it: the acknowledgement time starts anew."""
+
+
+Handler = Callable[[Delivery], Awaitable[None]]
+
+
+class Bus(Protocol):
+    """JetStream as the services use it."""
+
+    def now_ms(self) -> int:
+        """The broker's clock, epoch milliseconds, carried by the local monotonic clock: never steps back."""
+
+    def publish(
+        self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
+        first: bool = False,
+    ) -> Awaitable[Stored]:
+        """Store a message. It is written to the connection before this returns; await the acknowledgement.
+
+        `first`: only if its subject holds nothing yet. Lost acknowledgements are retried with the same message id.
+        Raises ConflictError, TooLargeError, UnavailableError, UnknownError when awaited.
+        """  # fmt: skip
+
+    def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
+        """Publish without acknowledgement: heartbeats, chunks, bells."""
+
+    def consume(
+        self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]
+    ) -> AbstractAsyncContextManager[None]:
+        """Hand every message of a durable consumer to `handler`, each in a task of its own.
+
+        `batch()` tells how many more may be taken right now; it is asked before every pull. Leaving the context stops
+        taking, then waits for the handlers under way.
+        """
+
+    def listen(
+        self, subject: str, on_message: Callable[[str, bytes, Headers], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Call `on_message(subject, data, headers)` for each core message. It must not block."""
+
+    async def last(self, stream: str, subject: str) -> Letter | None:
+        """The newest message of a subject (wildcards allowed); None when there is none."""
+
+    async def get(self, stream: str, seq: int) -> Letter | None:
+        """One message by its sequence; None when it is gone."""
+
+    def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
+        """The messages of a stream in order, from a sequence on, up to the end as it is now."""
+
+    async def delete(self, stream: str, seq: int) -> None:
+        """Take one message out of a work queue; nothing happens when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a provider. Durations in milliseconds."""
+
+    backend: str
+    chat: Chat
+    first_token_ms: int
+    idle_ms: int
+    stands_in_for: str | None = None
+    """What a loopback names as the model it is not."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a provider reports while it works; the executor reads the clock and sends the chunks."""
+
+    on_text: Callable[[str], None] = field(default=lambda _text: None)
+    """Called with each piece of the answer, in order; the first call is the first token."""
+    on_reasoning: Callable[[str], None] = field(default=lambda _text: None)
+
+
+class Provider(Protocol):
+    """A backend that answers chats. One per provider and node; safe for concurrent calls."""
+
+    async def chat(self, call: Call, progress: Progress) -> Answer:
+        """The whole answer. Raises AttemptError, classified; cancelling it closes the upstream connection."""
+
+    async def probe(self) -> dict[str, str | None]:
+        """By backend model name: None when usable, else why not and what to do. Raises AttemptError if unreachable."""
+
+    async def aclose(self) -> None:
+        """Close what is open."""

@@ -1,0 +1,274 @@
+"""The policy: who may answer what, and at which price. One file holds it (`ops/policy.yaml`), the bus keeps every revision.
+
+Unlike messages, a policy is strict coming in: an unknown field is a typing error and is refused.
+"""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from schemas.request import Strategy
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Balance = Literal["round_robin", "least_loaded", "health_based"]
+Dialect = Literal["ollama", "openai", "loopback"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Node(Strict):
+    """A machine, or a place that is reached through APIs."""
+
+    about: str = ""
+    memory_gb: float | None = Field(default=None, gt=0)
+    urls: dict[Name, str] = {}
+    """Where this node finds a provider, when not at the provider's own url."""
+
+
+class Provider(Strict):
+    """Somebody's API: its dialect, its address, the environment variables that may hold its key."""
+
+    dialect: Dialect
+    url: str | None = None
+    keys: tuple[str, ...] = ()
+
+
+class Price(Strict):
+    """US dollars per million tokens."""
+
+    input_usd_per_mtok: Decimal = Field(ge=0)
+    output_usd_per_mtok: Decimal = Field(ge=0)
+    cached_input_usd_per_mtok: Decimal | None = Field(default=None, ge=0)
+
+
+class Model(Strict):
+    """A model under the name that subjects carry; `backend` is what its provider calls it."""
+
+    nodes: tuple[Name, ...] = Field(min_length=1)
+    provider: Name
+    backend: str = Field(min_length=1)
+    role: str | None = None
+    memory_gb: float = Field(default=0, ge=0)
+    context_tokens: int = Field(gt=0)
+    resident: bool = False
+    """Kept in memory always."""
+    slots: int = Field(default=1, ge=1, le=4096)
+    """Requests that one node runs at a time on it."""
+    quality: float = Field(ge=0, le=1)
+    tokens_per_s: float = Field(gt=0)
+    price: Price | None = None
+    """Absent: unknown, and so is the cost of what it answers."""
+    free_tier: bool = False
+    """Costs nothing within the provider's free quota."""
+    tools: bool = True
+    lighter: Name | None = None
+    """The quicker model that takes its place for critical requests."""
+    first_token_ms: int = Field(default=30_000, gt=0)
+    """Silence longer than this is a failure; local models need room to load."""
+    idle_ms: int = Field(default=20_000, gt=0)
+    """The longest pause within an answer."""
+
+    @property
+    def costs_nothing(self) -> bool:
+        return self.free_tier or (
+            self.price is not None and self.price.input_usd_per_mtok == self.price.output_usd_per_mtok == 0
+        )
+
+
+class When(Strict):
+    """All that is given must hold."""
+
+    dataset_size_at_least: int | None = None
+    prompt_tokens_at_most: int | None = None
+    quality_critical: bool | None = None
+    time_critical: bool | None = None
+
+
+class Route(Strict):
+    """Models in order of preference."""
+
+    models: tuple[Name, ...] = Field(min_length=1)
+    strategy: Strategy | None = None
+    fallback: Name = "default"
+    """The chain that follows when all of `models` are out."""
+    when: When | None = None
+
+
+class Task(Strict):
+    """A kind of work: models, or variants by context of which the first whose `when` holds is taken."""
+
+    models: tuple[Name, ...] = ()
+    strategy: Strategy | None = None
+    fallback: Name = "default"
+    variants: dict[Name, Route] = {}
+
+
+class Capability(Strict):
+    """The word after `llm.req.`: what a request without further wishes gets."""
+
+    task: Name | None = None
+    models: tuple[Name, ...] = ()
+    strategy: Strategy | None = None
+    fallback: Name = "default"
+
+
+class Agent(Strict):
+    """A service that asks: its own model, what may replace it, and how it likes to choose."""
+
+    model: Name
+    fallbacks: tuple[Name, ...] = ()
+    strategy: Strategy = "agent_preference"
+    about: str = ""
+
+
+class GuardrailRule(Strict):
+    """What to do about what a guardrail finds."""
+
+    action: Literal["block", "redact", "flag", "off"]
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Findings scored lower are recorded as flags only."""
+
+
+class Limits(Strict):
+    """Bounds that hold for every request."""
+
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000, le=4_000_000)
+    max_messages: int = Field(default=2_000, ge=1)
+    max_depth: int = Field(default=64, ge=4, le=150)
+    """Nesting of the body's JSON."""
+    max_attempts: int = Field(default=3, ge=1, le=6)
+    max_deliveries: int = Field(default=5, ge=1, le=20)
+    """A message that comes back more often than this without an outcome is poison."""
+    node_silent_ms: int = Field(default=6_000, ge=1_000)
+    """A node not heard for this long is passed over."""
+    node_wait_ms: int = Field(default=20_000, ge=0)
+    """How long a request may wait for a node to come up before it is refused."""
+
+
+class Policy(Strict):
+    """The whole policy. Field order is the order of the file."""
+
+    version: Literal[1]
+    nodes: dict[Name, Node]
+    providers: dict[Name, Provider]
+    models: dict[Name, Model] = Field(min_length=1)
+    capabilities: dict[Name, Capability] = Field(min_length=1)
+    tasks: dict[Name, Task] = {}
+    default: Route
+    """Where a task that nobody mapped goes."""
+    aliases: dict[Name, Route] = {}
+    agents: dict[Name, Agent] = {}
+    fallbacks: dict[Name, tuple[Name, ...]] = {"default": ()}
+    default_strategy: Strategy = "agent_preference"
+    balance: Balance = "least_loaded"
+    """The choice among equals: the same model on several nodes."""
+    critical_keeps_model: tuple[Name, ...] = ("plan", "design", "architecture")
+    """Tasks for which a critical request still gets the big model."""
+    guardrails: dict[Name, GuardrailRule] = {}
+    limits: Limits = Limits()
+
+
+class Problem(NamedTuple):
+    """Something wrong in a policy that types cannot see: where, what, and what would be right."""
+
+    where: tuple[str | int, ...]
+    what: str
+    remedy: str
+
+
+RESERVED_NODES = ("router",)
+
+
+def problems(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
+    """Every name that leads nowhere; `guardrails` are the ones that exist."""
+    for node in RESERVED_NODES:
+        if node in policy.nodes:
+            yield Problem(("nodes", node), f"the node name {node!r} is reserved", "choose another name")
+    for name, model in policy.models.items():
+        yield from _model_problems(policy, name, model)
+    for where, names in _model_lists(policy):
+        for at, name in enumerate(names):
+            yield from _unknown((*where, at), "model", name, policy.models)
+    for where, chain in _fallback_names(policy):
+        yield from _unknown(where, "fallback chain", chain, policy.fallbacks)
+    for name, capability in policy.capabilities.items():
+        if (capability.task is None) == (not capability.models):
+            yield Problem(("capabilities", name), "needs either `task` or `models`", "give exactly one of the two")
+        if capability.task is not None:
+            yield from _unknown(("capabilities", name, "task"), "task", capability.task, policy.tasks)
+    for name, task in policy.tasks.items():
+        if bool(task.models) == bool(task.variants):
+            yield Problem(("tasks", name), "needs either `models` or `variants`", "give exactly one of the two")
+        if task.variants and all(route.when is not None for route in task.variants.values()):
+            yield Problem(
+                ("tasks", name, "variants"),
+                "every variant has a `when`, so some request would have none",
+                "leave `when` out of the last one",
+            )
+    for name in policy.aliases.keys() & policy.models.keys():
+        yield Problem(("aliases", name), f"{name!r} is also a model", "rename the alias")
+    for name in policy.guardrails:
+        yield from _unknown(("guardrails", name), "guardrail", name, guardrails)
+
+
+def _model_problems(policy: Policy, name: str, model: Model) -> Iterator[Problem]:
+    for at, node in enumerate(model.nodes):
+        yield from _unknown(("models", name, "nodes", at), "node", node, policy.nodes)
+        memory_gb = policy.nodes[node].memory_gb if node in policy.nodes else None
+        if memory_gb is not None and model.memory_gb > memory_gb:
+            yield Problem(
+                ("models", name, "memory_gb"),
+                f"{model.memory_gb:g} GB can never fit {node}, which has {memory_gb:g} GB",
+                "put it on a larger node or use a smaller quantization",
+            )
+    yield from _unknown(("models", name, "provider"), "provider", model.provider, policy.providers)
+    provider = policy.providers.get(model.provider)
+    if provider and provider.dialect != "loopback" and provider.url is None:
+        for at, node in enumerate(model.nodes):
+            if node in policy.nodes and model.provider not in policy.nodes[node].urls:
+                yield Problem(
+                    ("models", name, "nodes", at),
+                    f"nothing says where {node} finds {model.provider}",
+                    f"add `urls: {{{model.provider}: http://...}}` to the node or `url` to the provider",
+                )
+    if model.lighter is not None:
+        yield from _unknown(("models", name, "lighter"), "model", model.lighter, policy.models)
+
+
+def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[str, ...]]]:
+    yield ("default", "models"), policy.default.models
+    for name, alias in policy.aliases.items():
+        yield ("aliases", name, "models"), alias.models
+    for name, capability in policy.capabilities.items():
+        yield ("capabilities", name, "models"), capability.models
+    for name, task in policy.tasks.items():
+        yield ("tasks", name, "models"), task.models
+        for variant, route in task.variants.items():
+            yield ("tasks", name, "variants", variant, "models"), route.models
+    for name, agent in policy.agents.items():
+        yield ("agents", name, "model"), (agent.model,)
+        yield ("agents", name, "fallbacks"), agent.fallbacks
+    for name, chain in policy.fallbacks.items():
+        yield ("fallbacks", name), chain
+
+
+def _fallback_names(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    yield ("default", "fallback"), policy.default.fallback
+    for section, routes in (("aliases", policy.aliases), ("capabilities", policy.capabilities), ("tasks", policy.tasks)):
+        for name, route in routes.items():
+            yield (section, name, "fallback"), route.fallback
+    for name, task in policy.tasks.items():
+        for variant, route in task.variants.items():
+            yield ("tasks", name, "variants", variant, "fallback"), route.fallback
+
+
+def _unknown(
+    where: tuple[str | int, ...], what: str, name: str, known: dict[str, object] | frozenset[str] | object
+) -> Iterator[Problem]:
+    names = sorted(known) if isinstance(known, dict | frozenset) else []
+    if name not in names:
+        yield Problem(where, f"unknown {what} {name!r}", f"one of: {', '.join(names) or 'none is defined'}")

@@ -1,0 +1,134 @@
+"""What a client asks: the body of `llm.req.*`, as it comes in (`LlmRequest`) and as providers get it (`Chat`)."""
+
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from schemas.base import Message, Wire
+from subjects.grammar import Urgency
+
+Strategy = Literal["agent_preference", "quality", "cost", "speed"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+DEFAULT_DEADLINE_MS = 120_000
+MAX_DEADLINE_MS = 30 * 60_000
+
+
+class ChatMessage(Wire):
+    """One turn, OpenAI-shaped; content is text or a list of typed parts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Role
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def text(self) -> str:
+        """The words of this turn, parts joined by newlines."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(text for part in self.content or () if isinstance(text := part.get("text"), str))
+
+
+class Preferences(Wire):
+    """How the client would like it done."""
+
+    model_config = ConfigDict(extra="allow")
+
+    strategy: Strategy | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stop: list[str] | str | None = None
+    seed: int | None = None
+
+
+class Constraints(Wire):
+    """What the client cannot bend."""
+
+    model_config = ConfigDict(extra="allow")
+
+    time_critical: bool = False
+    quality_critical: bool = False
+    budget_constraint: Literal["low", "medium", "high"] | None = None
+    """How tight the budget is; `high`: only models that cost nothing, `medium`: no expensive ones."""
+    dataset_size: int | None = Field(default=None, ge=0)
+    """Rows the request is about; large ones prefer long contexts."""
+    max_cost_usd: float | None = Field(default=None, ge=0)
+
+
+class LlmRequest(Message):
+    """The body of `llm.req.*`. Unknown fields are kept and ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    request_id: str | None = None
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    context: str | None = None
+    """Joined before the prompt."""
+    agent: str | None = None
+    task: str | None = None
+    model: str | None = None
+    preferences: Preferences = Preferences()
+    constraints: Constraints = Constraints()
+    urgency: Urgency = "normal"
+    stream: bool = False
+    deadline_ms: int = DEFAULT_DEADLINE_MS
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not any(m.text().strip() or m.content or m.tool_calls for m in self.messages or ()) and not (
+            self.prompt and self.prompt.strip()
+        ):
+            raise ValueError("empty prompt: give `prompt` or `messages` with content")
+        if self.deadline_ms > MAX_DEADLINE_MS:
+            raise ValueError(f"deadline_ms is at most {MAX_DEADLINE_MS} (30 minutes)")
+        return self
+
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """All turns: messages, then context and prompt as the user's last turn."""
+        turns = self.messages or ()
+        asked = "\n\n".join(part for part in (self.context, self.prompt) if part and part.strip())
+        return (*turns, ChatMessage(role="user", content=asked)) if asked else turns
+
+
+class Chat(Wire):
+    """What a provider is asked, free of routing: the part of a request that costs tokens."""
+
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    stream: bool = False
+    metadata: dict[str, Any] | None = None
+    """The client's own; only `loopback` reads it, for what it is told to do."""
+
+    @classmethod
+    def of(cls, request: LlmRequest) -> Self:
+        wish = request.preferences
+        stop = (wish.stop,) if isinstance(wish.stop, str) else tuple(wish.stop or ())
+        return cls(
+            messages=request.conversation(),
+            max_tokens=wish.max_tokens,
+            temperature=wish.temperature,
+            top_p=wish.top_p,
+            stop=stop,
+            seed=wish.seed,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            response_format=request.response_format,
+            stream=request.stream,
+            metadata=request.metadata,
+        )

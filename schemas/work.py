@@ -1,0 +1,80 @@
+"""What a node must do: everything needed to run an attempt and, coming back in its outcome, to settle it."""
+
+from decimal import Decimal
+
+from schemas.base import Message, Wire
+from schemas.failure import Failure
+from schemas.request import Chat
+from subjects.grammar import Urgency
+
+
+class Target(Wire):
+    """One place a request may go: a model on a node."""
+
+    node: str
+    model: str
+    """The model's name in the policy, a token."""
+    backend: str
+    """The backend's own name of it, e.g. `qwen3-coder:32b`; travels in payloads only."""
+    provider: str
+    role: str | None = None
+    """What the model is for the agents: architect, coder, ..."""
+
+
+class Usage(Wire):
+    """Tokens of one attempt, as the provider counted them."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_tokens_in: int = 0
+    reasoning_tokens_out: int = 0
+
+
+class AttemptRecord(Wire):
+    """An attempt that has ended, short enough to travel with the ones after it."""
+
+    attempt_id: str
+    node: str
+    model: str
+    provider: str
+    failure: Failure | None = None
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    """None when it cannot be known."""
+    total_ms: float = 0
+
+
+class WorkItem(Message):
+    """The body of `llm.work.*`."""
+
+    client: str
+    rid: str
+    request_hash: str
+    request_seq: int
+    capability: str
+    agent: str | None = None
+    task: str | None = None
+    urgency: Urgency
+    attempt: int
+    """From 1; a redelivery of the same attempt gets its own attempt id."""
+    target: Target
+    fallbacks: tuple[Target, ...] = ()
+    chat: Chat
+    received_ms: int
+    """Broker time of the request's receipt, epoch milliseconds."""
+    deadline_at_ms: int
+    """Broker time at which the request's budget ends."""
+    sent_ms: int
+    """Broker time at which this work was published."""
+    max_cost_usd: float | None = None
+    policy: int
+    """The policy revision that decided."""
+    decision: str
+    """The decision in one line, as it will stand in the reply's header."""
+    priors: tuple[AttemptRecord, ...] = ()
+    traceparent: str | None = None
+
+
+def attempt_id(attempt: int, delivery: int) -> str:
+    """`2.1`: the second attempt, delivered for the first time. Names one execution within its request."""
+    return f"{attempt}.{delivery}"

@@ -1,0 +1,25 @@
+"""All that a decision may know beside the request and the policy: recorded with it, so it can be computed again."""
+
+from schemas.base import Wire
+from schemas.heartbeat import ModelState
+
+
+class NodeView(Wire):
+    """A node as last heard."""
+
+    heard_ms: int
+    """Broker time of the heartbeat."""
+    draining: bool = False
+    models: dict[str, ModelState]
+
+
+class World(Wire):
+    """What is known at one moment. Times are broker time, epoch milliseconds."""
+
+    as_of_ms: int
+    received_ms: int
+    """When the broker received the request."""
+    request_seq: int
+    """Its sequence in LLM_REQUESTS: the turn in a round robin."""
+    policy: int
+    nodes: dict[str, NodeView]

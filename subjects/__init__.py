@@ -1,0 +1,33 @@
+"""The names on the wire: every subject is built and parsed here, streams and consumers are data."""
+
+from subjects.grammar import (
+    Address,
+    Ask,
+    Cancel,
+    Chunk,
+    Dead,
+    Event,
+    Outcome,
+    Reply,
+    Request,
+    Work,
+    parse,
+)
+from subjects.tokens import InvalidTokenError, is_token, token
+
+__all__ = [
+    "Address",
+    "Ask",
+    "Cancel",
+    "Chunk",
+    "Dead",
+    "Event",
+    "InvalidTokenError",
+    "Outcome",
+    "Reply",
+    "Request",
+    "Work",
+    "is_token",
+    "parse",
+    "token",
+]

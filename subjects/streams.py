@@ -1,0 +1,116 @@
+"""The streams, buckets and durable consumers of the bus, as data; `adapters/bus/provision.py` makes them real.
+
+Times are seconds, sizes bytes. `deny_change` streams are the audit record: no message of theirs can be deleted or purged.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from subjects.grammar import URGENCIES, Urgency
+from subjects.tokens import token
+
+MINUTE: Final = 60
+DAY: Final = 24 * 60 * MINUTE
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+REQUESTS: Final = "LLM_REQUESTS"
+WORK: Final = "LLM_WORK"
+OUTCOMES: Final = "LLM_OUTCOMES"
+REPLIES: Final = "LLM_REPLIES"
+CHUNKS: Final = "LLM_CHUNKS"
+EVENTS: Final = "LLM_EVENTS"
+CANCELS: Final = "LLM_CANCELS"
+DEAD: Final = "LLM_DEAD"
+
+NODES_BUCKET: Final = "llm_nodes"
+POLICY_BUCKET: Final = "llm_policy"
+
+ROUTER: Final = "router"
+"""The reserved node name of requests that wait: work addressed to it is decided anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    name: str
+    subjects: tuple[str, ...]
+    about: str
+    max_bytes: int
+    max_age_s: float = 0
+    storage: Literal["file", "memory"] = "file"
+    retention: Literal["limits", "workqueue"] = "limits"
+    discard: Literal["new", "old"] = "new"
+    duplicate_window_s: float = 2 * MINUTE
+    write_once: bool = False
+    deny_change: bool = False
+    schedules: bool = False
+    max_msg_bytes: int = 8 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSpec:
+    name: str
+    about: str
+    history: int
+    ttl_s: float = 0
+    max_bytes: int = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """A durable pull consumer with explicit acknowledgement, shared by every replica that names it."""
+
+    stream: str
+    name: str
+    filter_subject: str
+    ack_wait_s: float = 6
+    max_ack_pending: int = 4096
+
+
+STREAMS: Final[tuple[StreamSpec, ...]] = (
+    StreamSpec(
+        REQUESTS, ("llm.req.*", "llm.req.*.*"), "requests", 2 * GIB, 30 * DAY, duplicate_window_s=10 * MINUTE,
+        deny_change=True,
+    ),
+    StreamSpec(
+        WORK, ("llm.work.>",), "what nodes must do", 512 * MIB, retention="workqueue", duplicate_window_s=60 * MINUTE,
+        schedules=True,
+    ),
+    StreamSpec(
+        OUTCOMES, ("llm.out.>",), "what became of attempts", 512 * MIB, retention="workqueue",
+        duplicate_window_s=60 * MINUTE,
+    ),
+    StreamSpec(
+        REPLIES, ("llm.res.*.*",), "terminal replies", 2 * GIB, 3 * DAY, duplicate_window_s=60 * MINUTE,
+        write_once=True, deny_change=True,
+    ),
+    StreamSpec(CHUNKS, ("llm.chunk.*.*.*",), "pieces of streamed answers", 128 * MIB, 10 * MINUTE, "memory",
+        discard="old"),
+    StreamSpec(
+        EVENTS, ("llm.evt.*.*.*",), "the audit chain", 4 * GIB, 30 * DAY, duplicate_window_s=60 * MINUTE,
+        deny_change=True,
+    ),
+    StreamSpec(CANCELS, ("llm.cancel.*.*",), "cancellations", 16 * MIB, 30 * MINUTE, discard="old"),
+    StreamSpec(DEAD, ("llm.dead.*",), "poison and unparseable messages", 256 * MIB, 30 * DAY, discard="old"),
+)  # fmt: skip
+
+BUCKETS: Final[tuple[BucketSpec, ...]] = (
+    BucketSpec(NODES_BUCKET, "heartbeats of the nodes", history=1, ttl_s=15),
+    BucketSpec(POLICY_BUCKET, "the policy, every revision", history=64),
+)
+
+DISPATCHER: Final = ConsumerSpec(REQUESTS, "router", "llm.req.>")
+WAITERS: Final = ConsumerSpec(WORK, "router", f"llm.work.{ROUTER}.decide.>")
+SETTLER: Final = ConsumerSpec(OUTCOMES, "router", "llm.out.>")
+ROUTER_CONSUMERS: Final[tuple[ConsumerSpec, ...]] = (DISPATCHER, WAITERS, SETTLER)
+
+
+def work_consumer(node: str, model: str, urgency: Urgency) -> ConsumerSpec:
+    """The lane of one model on one node at one urgency; lanes of a work queue must not overlap."""
+    # "=" cannot stand in a token, so no two lanes share a name.
+    name = f"{token('node', node)}={token('model', model)}={urgency}"
+    return ConsumerSpec(WORK, name, f"llm.work.{node}.{model}.{urgency}.*", max_ack_pending=1024)
+
+
+def work_consumers(node: str, models: tuple[str, ...]) -> tuple[ConsumerSpec, ...]:
+    return tuple(work_consumer(node, model, urgency) for model in models for urgency in URGENCIES)

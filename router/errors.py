@@ -9,6 +9,9 @@ LlmbusError
     └── Unavailable     the broker or the stream is away, or its storage is full
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from schemas.failure import Failure, FailureKind
 
 
@@ -28,9 +31,7 @@ class AttemptError(LlmbusError):
         cls, kind: FailureKind, message: str, *, status: int | None = None, retry_after_ms: int | None = None,
         upstream: str | None = None,
     ) -> "AttemptError":  # fmt: skip
-        return cls(
-            Failure(kind=kind, message=message, status=status, retry_after_ms=retry_after_ms, upstream=upstream)
-        )
+        return cls(Failure(kind=kind, message=message, status=status, retry_after_ms=retry_after_ms, upstream=upstream))
 
 
 class BusError(LlmbusError):
@@ -55,3 +56,14 @@ class TooLargeError(BusError):
 
 class UnavailableError(BusError):
     """The broker, the stream or its storage cannot take it now."""
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Around a task group: when a single error ended it, raise that error instead of a group of one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise

@@ -35,6 +35,16 @@ class Letter:
     """Broker time of its storage, epoch milliseconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A plain request that waits for an answer in the caller's inbox; several answers are a stream."""
+
+    subject: str
+    data: bytes
+    headers: Headers
+    respond: Callable[[bytes, Headers], Awaitable[None]]
+
+
 class Delivery(Protocol):
     """A message that a consumer was handed and must acknowledge."""
 
@@ -45,18 +55,20 @@ class Delivery(Protocol):
     seq: int
     delivered: int
     """From 1; more means it came back."""
+    pending: int
+    """How many more the consumer had waiting behind it."""
     timestamp_ms: int
 
-    def ack(self) -> None:
+    async def ack(self) -> None:
         """Done; it never comes back. Fire and forget: a lost acknowledgement is a redelivery."""
 
     async def ack_sync(self) -> None:
         """Done, and the broker said it knows. Raises UnknownError."""
 
-    def nak(self, delay_ms: int) -> None:
+    async def nak(self, delay_ms: int) -> None:
         """Bring it again after the delay."""
 
-    def working(self) -> None:
+    async def working(self) -> None:
         """Still at it: the acknowledgement time starts anew."""
 
 
@@ -69,17 +81,33 @@ class Bus(Protocol):
     def now_ms(self) -> int:
         """The broker's clock, epoch milliseconds, carried by the local monotonic clock: never steps back."""
 
-    def publish(
-        self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
+    async def send(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Headers = NO_HEADERS,
+        msg_id: str | None = None,
         first: bool = False,
     ) -> Awaitable[Stored]:
-        """Store a message. It is written to the connection before this returns; await the acknowledgement.
+        """Write a message to the connection, in order; what is returned is its acknowledgement, to be awaited.
 
-        `first`: only if its subject holds nothing yet. Lost acknowledgements are retried with the same message id.
-        Raises ConflictError, TooLargeError, UnavailableError, UnknownError when awaited.
+        `first`: store it only if its subject holds nothing yet. A lost acknowledgement is retried with the same message
+        id. Raises TooLargeError at once; ConflictError, UnavailableError, UnknownError when the result is awaited.
         """  # fmt: skip
 
-    def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: Headers = NO_HEADERS,
+        msg_id: str | None = None,
+        first: bool = False,
+    ) -> Stored:
+        """`send`, and await the acknowledgement."""  # fmt: skip
+
+    async def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
         """Publish without acknowledgement: heartbeats, chunks, bells."""
 
     def consume(
@@ -87,14 +115,19 @@ class Bus(Protocol):
     ) -> AbstractAsyncContextManager[None]:
         """Hand every message of a durable consumer to `handler`, each in a task of its own.
 
-        `batch()` tells how many more may be taken right now; it is asked before every pull. Leaving the context stops
-        taking, then waits for the handlers under way.
+        `batch()` tells how many more may be taken right now; it is asked after every message. Leaving stops taking,
+        then waits for the handlers under way.
         """
 
     def listen(
         self, subject: str, on_message: Callable[[str, bytes, Headers], None]
     ) -> AbstractAsyncContextManager[None]:
         """Call `on_message(subject, data, headers)` for each core message. It must not block."""
+
+    def serve(
+        self, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str
+    ) -> AbstractAsyncContextManager[None]:
+        """Answer plain requests on `subject`, shared among replicas."""
 
     async def last(self, stream: str, subject: str) -> Letter | None:
         """The newest message of a subject (wildcards allowed); None when there is none."""

@@ -1,4 +1,4 @@
-"""A numbered piece of a streamed answer: the body of `llm.chunk.<client>.<rid>.<n>`. Best effort; the reply is whole."""
+"""A numbered piece of a streamed answer, `llm.chunk.<client>.<rid>.<n>`. Best effort; the reply is whole."""
 
 from schemas.base import Message
 

@@ -81,7 +81,7 @@ class Decision(Wire):
     """The stage that settled it."""
     task: str | None = None
     route: str | None = None
-    """What named the candidates: `model:coder`, `alias:fast`, `agent:npc-ai`, `task:code`, `capability:creative`, `default`."""
+    """What named the candidates: `model:coder`, `alias:fast`, `agent:npc-ai`, `task:code`, `capability:chat`, ..."""
     strategy: Strategy | None = None
     urgency: Urgency = "normal"
     findings: tuple[Finding, ...] = ()

@@ -4,9 +4,9 @@ from decimal import Decimal
 from typing import Literal
 
 from schemas.base import Message
-from schemas.failure import ErrorType, Failure
+from schemas.failure import ErrorType
 from schemas.reply import Status
-from schemas.work import AttemptRecord, Target, Usage
+from schemas.work import AttemptRecord, Target
 
 Booking = Literal["billed", "wasted", "unknown"]
 
@@ -46,10 +46,6 @@ class Replied(Message):
     attempt: AttemptRecord | None = None
     """The attempt that decided it."""
     booking: Booking | None = None
-    model: str | None = None
-    node: str | None = None
-    provider: str | None = None
-    usage: Usage | None = None
     cost_usd: Decimal | None = None
+    """Of the whole request, failed attempts included."""
     total_ms: float
-    failure: Failure | None = None

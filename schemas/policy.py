@@ -1,10 +1,11 @@
-"""The policy: who may answer what, and at which price. One file holds it (`ops/policy.yaml`), the bus keeps every revision.
+"""The policy: who may answer what, and at which price. One file holds it, the bus every revision.
 
 Unlike messages, a policy is strict coming in: an unknown field is a typing error and is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -143,6 +144,8 @@ class Limits(Strict):
     max_attempts: int = Field(default=3, ge=1, le=6)
     max_deliveries: int = Field(default=5, ge=1, le=20)
     """A message that comes back more often than this without an outcome is poison."""
+    max_waiting: int = Field(default=2_000, ge=1)
+    """Work that may wait for one model on one node; when that many wait, the next candidate is taken."""
     node_silent_ms: int = Field(default=6_000, ge=1_000)
     """A node not heard for this long is passed over."""
     node_wait_ms: int = Field(default=20_000, ge=0)
@@ -180,26 +183,45 @@ class Problem(NamedTuple):
     remedy: str
 
 
-RESERVED_NODES = ("router",)
+RESERVED_NODES = frozenset({"router"})
 
 
 def problems(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
-    """Every name that leads nowhere; `guardrails` are the ones that exist."""
-    for node in RESERVED_NODES:
-        if node in policy.nodes:
-            yield Problem(("nodes", node), f"the node name {node!r} is reserved", "choose another name")
+    """Every name that leads nowhere and every part that contradicts itself; `guardrails` are the ones that exist."""
     for name, model in policy.models.items():
         yield from _model_problems(policy, name, model)
+    yield from _lost_names(policy, guardrails)
+    yield from _route_problems(policy)
+    for name in policy.nodes.keys() & RESERVED_NODES:
+        yield Problem(("nodes", name), f"the node name {name!r} is reserved", "choose another name")
+    for name in policy.aliases.keys() & policy.models.keys():
+        yield Problem(("aliases", name), f"{name!r} is also a model", "rename the alias")
+
+
+def _lost_names(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
+    for name, node in policy.nodes.items():
+        for provider in node.urls:
+            yield from _unknown(("nodes", name, "urls", provider), "provider", provider, policy.providers)
+    for name, agent in policy.agents.items():
+        yield from _unknown(("agents", name, "model"), "model", agent.model, policy.models)
     for where, names in _model_lists(policy):
         for at, name in enumerate(names):
             yield from _unknown((*where, at), "model", name, policy.models)
+    if "default" not in policy.fallbacks:
+        yield Problem(("fallbacks",), "there is no chain `default`", "add it; `default: []` is an empty one")
     for where, chain in _fallback_names(policy):
-        yield from _unknown(where, "fallback chain", chain, policy.fallbacks)
+        yield from _unknown(where, "fallback chain", chain, {*policy.fallbacks, "default"})
+    for name, capability in policy.capabilities.items():
+        if capability.task is not None:
+            yield from _unknown(("capabilities", name, "task"), "task", capability.task, policy.tasks)
+    for name in policy.guardrails:
+        yield from _unknown(("guardrails", name), "guardrail", name, guardrails)
+
+
+def _route_problems(policy: Policy) -> Iterator[Problem]:
     for name, capability in policy.capabilities.items():
         if (capability.task is None) == (not capability.models):
             yield Problem(("capabilities", name), "needs either `task` or `models`", "give exactly one of the two")
-        if capability.task is not None:
-            yield from _unknown(("capabilities", name, "task"), "task", capability.task, policy.tasks)
     for name, task in policy.tasks.items():
         if bool(task.models) == bool(task.variants):
             yield Problem(("tasks", name), "needs either `models` or `variants`", "give exactly one of the two")
@@ -209,10 +231,10 @@ def problems(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
                 "every variant has a `when`, so some request would have none",
                 "leave `when` out of the last one",
             )
-    for name in policy.aliases.keys() & policy.models.keys():
-        yield Problem(("aliases", name), f"{name!r} is also a model", "rename the alias")
-    for name in policy.guardrails:
-        yield from _unknown(("guardrails", name), "guardrail", name, guardrails)
+    routes: dict[tuple[str, ...], Route] = {("aliases", name): alias for name, alias in policy.aliases.items()}
+    for where, route in [*routes.items(), (("default",), policy.default)]:
+        if route.when is not None:
+            yield Problem((*where, "when"), "`when` means nothing here", "leave it out; only variants of tasks have it")
 
 
 def _model_problems(policy: Policy, name: str, model: Model) -> Iterator[Problem]:
@@ -250,7 +272,6 @@ def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[
         for variant, route in task.variants.items():
             yield ("tasks", name, "variants", variant, "models"), route.models
     for name, agent in policy.agents.items():
-        yield ("agents", name, "model"), (agent.model,)
         yield ("agents", name, "fallbacks"), agent.fallbacks
     for name, chain in policy.fallbacks.items():
         yield ("fallbacks", name), chain
@@ -258,7 +279,11 @@ def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[
 
 def _fallback_names(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
     yield ("default", "fallback"), policy.default.fallback
-    for section, routes in (("aliases", policy.aliases), ("capabilities", policy.capabilities), ("tasks", policy.tasks)):
+    for section, routes in (
+        ("aliases", policy.aliases),
+        ("capabilities", policy.capabilities),
+        ("tasks", policy.tasks),
+    ):
         for name, route in routes.items():
             yield (section, name, "fallback"), route.fallback
     for name, task in policy.tasks.items():
@@ -266,9 +291,12 @@ def _fallback_names(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str
             yield ("tasks", name, "variants", variant, "fallback"), route.fallback
 
 
-def _unknown(
-    where: tuple[str | int, ...], what: str, name: str, known: dict[str, object] | frozenset[str] | object
-) -> Iterator[Problem]:
-    names = sorted(known) if isinstance(known, dict | frozenset) else []
-    if name not in names:
-        yield Problem(where, f"unknown {what} {name!r}", f"one of: {', '.join(names) or 'none is defined'}")
+def _unknown(where: tuple[str | int, ...], what: str, name: str, known: Collection[str]) -> Iterator[Problem]:
+    if name not in known:
+        yield Problem(where, f"unknown {what} {name!r}", one_of(name, known))
+
+
+def one_of(name: str, known: Collection[str]) -> str:
+    """The remedy for a name that leads nowhere: the nearest that does, then all."""
+    near = "".join(f"did you mean {close!r}? " for close in get_close_matches(name, known, 1))
+    return f"{near}one of: {', '.join(sorted(known)) or 'none is defined'}"

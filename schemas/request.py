@@ -1,5 +1,6 @@
 """What a client asks: the body of `llm.req.*`, as it comes in (`LlmRequest`) and as providers get it (`Chat`)."""
 
+import hashlib
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -12,6 +13,14 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 DEFAULT_DEADLINE_MS = 120_000
 MAX_DEADLINE_MS = 30 * 60_000
+
+
+def request_hash(capability: str, body: bytes) -> str:
+    """SHA-256 of capability, newline and body, in hex: which request a reply answers."""
+    digest = hashlib.sha256(capability.encode())
+    digest.update(b"\n")
+    digest.update(body)
+    return digest.hexdigest()
 
 
 class ChatMessage(Wire):

@@ -19,6 +19,10 @@ class Target(Wire):
     provider: str
     role: str | None = None
     """What the model is for the agents: architect, coder, ..."""
+    first_token_ms: int = 30_000
+    """Silence longer than this is a failure."""
+    idle_ms: int = 20_000
+    """The longest pause within an answer."""
 
 
 class Usage(Wire):
@@ -66,7 +70,6 @@ class WorkItem(Message):
     """Broker time at which the request's budget ends."""
     sent_ms: int
     """Broker time at which this work was published."""
-    max_cost_usd: float | None = None
     policy: int
     """The policy revision that decided."""
     decision: str

@@ -1,12 +1,12 @@
 """The streams, buckets and durable consumers of the bus, as data; `adapters/bus/provision.py` makes them real.
 
-Times are seconds, sizes bytes. `deny_change` streams are the audit record: no message of theirs can be deleted or purged.
+Times are seconds, sizes bytes. From `deny_change` streams, the record, no message can be deleted.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from subjects.grammar import URGENCIES, Urgency
+from subjects.grammar import Urgency
 from subjects.tokens import token
 
 MINUTE: Final = 60
@@ -36,6 +36,7 @@ class StreamSpec:
     subjects: tuple[str, ...]
     about: str
     max_bytes: int
+    """-1: no limit of its own."""
     max_age_s: float = 0
     storage: Literal["file", "memory"] = "file"
     retention: Literal["limits", "workqueue"] = "limits"
@@ -72,9 +73,11 @@ STREAMS: Final[tuple[StreamSpec, ...]] = (
         REQUESTS, ("llm.req.*", "llm.req.*.*"), "requests", 2 * GIB, 30 * DAY, duplicate_window_s=10 * MINUTE,
         deny_change=True,
     ),
+    # The server refuses schedules beside `discard new`. Without limits `old` discards nothing: the store's own limit
+    # refuses what is too much, and the router bounds what waits for each node.
     StreamSpec(
-        WORK, ("llm.work.>",), "what nodes must do", 512 * MIB, retention="workqueue", duplicate_window_s=60 * MINUTE,
-        schedules=True,
+        WORK, ("llm.work.>",), "what nodes must do", -1, retention="workqueue", discard="old",
+        duplicate_window_s=60 * MINUTE, schedules=True,
     ),
     StreamSpec(
         OUTCOMES, ("llm.out.>",), "what became of attempts", 512 * MIB, retention="workqueue",
@@ -102,7 +105,6 @@ BUCKETS: Final[tuple[BucketSpec, ...]] = (
 DISPATCHER: Final = ConsumerSpec(REQUESTS, "router", "llm.req.>")
 WAITERS: Final = ConsumerSpec(WORK, "router", f"llm.work.{ROUTER}.decide.>")
 SETTLER: Final = ConsumerSpec(OUTCOMES, "router", "llm.out.>")
-ROUTER_CONSUMERS: Final[tuple[ConsumerSpec, ...]] = (DISPATCHER, WAITERS, SETTLER)
 
 
 def work_consumer(node: str, model: str, urgency: Urgency) -> ConsumerSpec:
@@ -110,7 +112,3 @@ def work_consumer(node: str, model: str, urgency: Urgency) -> ConsumerSpec:
     # "=" cannot stand in a token, so no two lanes share a name.
     name = f"{token('node', node)}={token('model', model)}={urgency}"
     return ConsumerSpec(WORK, name, f"llm.work.{node}.{model}.{urgency}.*", max_ack_pending=1024)
-
-
-def work_consumers(node: str, models: tuple[str, ...]) -> tuple[ConsumerSpec, ...]:
-    return tuple(work_consumer(node, model, urgency) for model in models for urgency in URGENCIES)

@@ -1,0 +1,84 @@
+"""The synchronous door: a plain `nc.request` on `llm.ask.*` becomes a durable request, and its reply the answer.
+
+When this process dies meanwhile, the request lives on and its reply still is at `llm.res.<client>.<rid>`.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import ValidationError
+
+from adapters.bus import JetStreamBus
+from adapters.client import RequestFailedError, await_reply, failed, submit_body
+from adapters.mailbox import Mailbox
+from router.ports import Question
+from schemas import headers as h
+from schemas.failure import Error, ErrorType
+from schemas.reply import Reply
+from schemas.request import DEFAULT_DEADLINE_MS, LlmRequest, request_hash
+from subjects import Ask, is_token, parse
+
+SERVICE = "llmbus-ask"
+ANONYMOUS = "anonymous"
+PASSED_ON = (h.AGENT, h.TRACEPARENT)
+"""Headers of the caller that go with the request; all others stay outside."""
+
+
+@asynccontextmanager
+async def asking(bus: JetStreamBus) -> AsyncIterator[None]:
+    """Answer `llm.ask.>` until the context ends; replicas share the questions."""
+    async with Mailbox(bus) as mailbox:
+
+        async def answer(question: Question) -> None:
+            await _answer(bus, mailbox, question)
+
+        about = "Ask a model: llm.ask.<capability>, body JSON or plain text"
+        async with bus.serve("llm.ask.>", answer, name=SERVICE, about=about):
+            yield
+
+
+async def _answer(bus: JetStreamBus, mailbox: Mailbox, question: Question) -> None:
+    address = parse(question.subject)
+    rid, client, deadline_ms = _names(question)
+    if not isinstance(address, Ask):
+        error = failed(ErrorType.BAD_REQUEST, rid, f"{question.subject!r} is no llm.ask.<capability>[.<client>]")
+        await _respond_error(question, error, client)
+        return
+    client = address.client or client
+    headers = {name: value for name in PASSED_ON if (value := question.headers.get(name))}
+    try:
+        await mailbox.open(client)
+        with mailbox.expecting(client, rid) as heard:
+            ticket = await submit_body(
+                bus, address.capability, question.data, client=client, rid=rid, deadline_ms=deadline_ms,
+                named_in_subject=address.client is not None, headers=headers,
+            )  # fmt: skip
+            letter = await await_reply(mailbox, heard, ticket)
+    except RequestFailedError as refusal:
+        await _respond_error(question, refusal.error, client)
+    else:
+        await question.respond(letter.data, letter.headers)
+
+
+def _names(question: Question) -> tuple[str, str, int]:
+    """Request id, client and deadline, as far as the question says them."""
+    body: LlmRequest | None = None
+    if question.data[:64].lstrip()[:1] == b"{":
+        try:
+            body = LlmRequest.decode(question.data)
+        except ValidationError:
+            body = None
+    rid = question.headers.get(h.REQUEST_ID) or (body and body.request_id)
+    client = question.headers.get(h.CLIENT) or question.headers.get(h.AGENT) or (body and body.agent)
+    deadline_ms = body.deadline_ms if body else DEFAULT_DEADLINE_MS
+    return rid if is_token(rid) else uuid.uuid4().hex, client if is_token(client) else ANONYMOUS, deadline_ms
+
+
+async def _respond_error(question: Question, error: Error, client: str) -> None:
+    address = parse(question.subject)
+    capability = address.capability if isinstance(address, Ask) else ""
+    reply = Reply.refused(
+        client=client, request_hash=request_hash(capability, question.data), error=error, total_ms=0.0
+    )
+    await question.respond(reply.encode(), reply.headers())

@@ -1,0 +1,70 @@
+"""A connection to nats-server that survives the server, and says so when it cannot be had."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from router.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+RECONNECT_WAIT_S = 0.1
+PING_INTERVAL_S = 5
+PENDING_BYTES = 64 << 20
+DRAIN_TIMEOUT_S = 5
+
+
+@asynccontextmanager
+async def connect(
+    url: str, *, name: str, wait_s: float = 5.0, on_reconnect: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Client]:
+    """A connection that reconnects for ever. Raises UnavailableError when there is no server in `wait_s`."""
+
+    async def on_error(error: Exception) -> None:
+        log.warning("bus.error", connection=name, error=str(error) or type(error).__name__)
+
+    closing = False
+
+    async def on_disconnect() -> None:
+        if not closing:
+            log.warning("bus.disconnected", connection=name)
+
+    async def reconnected() -> None:
+        log.info("bus.reconnected", connection=name)
+        if on_reconnect is not None:
+            await on_reconnect()
+
+    client = Client()
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                servers=[url],
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds; a float works
+                ping_interval=PING_INTERVAL_S,
+                connect_timeout=2,
+                drain_timeout=DRAIN_TIMEOUT_S,
+                pending_size=PENDING_BYTES,
+                skip_subject_validation=True,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=reconnected,
+            ),
+            wait_s,
+        )
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        await client.close()
+        raise UnavailableError(
+            url, f"no nats-server answers within {wait_s:g} s; start one with `llmbus up` or set NATS_URL"
+        ) from error
+    try:
+        yield client
+    finally:
+        closing = True
+        await client.close()

@@ -1,0 +1,219 @@
+"""`router.ports.Bus` on JetStream: pipelined publishes, long pulls, direct reads, one clock."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from adapters.bus.clock import BusClock
+from adapters.bus.connection import connect
+from adapters.bus.provision import ensure_consumer, provision
+from adapters.bus.publish import Publisher
+from adapters.bus.pull import Pull
+from adapters.bus.service import serve
+from router.errors import UnavailableError, one_error
+from router.ports import NO_HEADERS, Handler, Headers, Letter, Question, Stored
+from subjects.streams import REQUESTS, ConsumerSpec
+
+log = structlog.get_logger(__name__)
+
+API_TIMEOUT_S = 5.0
+CLOCK_S = 30.0
+READ_BATCH = 256
+
+
+class JetStreamBus:
+    """One connection's view of the bus; made by `open_bus`."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._clock = BusClock()
+        self._publisher = Publisher(client)
+        self._pulls: set[Pull] = set()
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    async def send(
+        self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
+        first: bool = False,
+    ) -> Awaitable[Stored]:  # fmt: skip
+        return await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first)
+
+    async def publish(
+        self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
+        first: bool = False,
+    ) -> Stored:  # fmt: skip
+        return await (await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first))
+
+    async def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
+        await self.client.publish(subject, data, headers=dict(headers) or None)
+
+    @asynccontextmanager
+    async def consume(self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]) -> AsyncIterator[None]:
+        async def recreate(spec: ConsumerSpec) -> None:
+            await ensure_consumer(self.client, spec)
+
+        await recreate(spec)
+        async with Pull.open(self.client, self._publisher, spec, handler, batch, recreate) as pull:
+            self._pulls.add(pull)
+            try:
+                yield
+            finally:
+                self._pulls.discard(pull)
+
+    @asynccontextmanager
+    async def listen(self, subject: str, on_message: Callable[[str, bytes, Headers], None]) -> AsyncIterator[None]:
+        async def received(msg: Msg) -> None:
+            on_message(msg.subject, msg.data, msg.headers or NO_HEADERS)
+
+        sub = await self.client.subscribe(subject, cb=received)
+        await self.fence()
+        try:
+            yield
+        finally:
+            if not self.client.is_closed:
+                await sub.unsubscribe()
+
+    async def fence(self) -> None:
+        """What was subscribed before this is known to the server after it; one flush alone is no proof."""
+        await self.client.flush()
+        await self.client.flush()
+
+    def serve(
+        self, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str
+    ) -> AbstractAsyncContextManager[None]:
+        return serve(self.client, subject, answer, name=name, about=about)
+
+    async def last(self, stream: str, subject: str) -> Letter | None:
+        return await self._direct(stream, {"last_by_subj": subject})
+
+    async def get(self, stream: str, seq: int) -> Letter | None:
+        return await self._direct(stream, {"seq": seq})
+
+    async def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
+        seq = start_seq
+        while True:
+            letters = await self._direct_batch(stream, {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH})
+            for letter in letters:
+                yield letter
+            if len(letters) < READ_BATCH:
+                return
+            seq = letters[-1].seq + 1
+
+    async def delete(self, stream: str, seq: int) -> None:
+        await self._request(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
+
+    async def watch(self) -> None:
+        """Keep publishes and the clock alive, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._publisher.watch())
+            while True:
+                await asyncio.sleep(CLOCK_S)
+                try:
+                    await self.read_clock()
+                except UnavailableError as error:
+                    log.warning("clock.unread", error=str(error))
+
+    async def open(self) -> None:
+        await self._publisher.open()
+        await self.read_clock()
+
+    async def reconnected(self) -> None:
+        await self._publisher.resend()
+        for pull in tuple(self._pulls):
+            await pull.renew()
+
+    async def read_clock(self) -> None:
+        asked_at_s = time.monotonic()
+        info = await self._request(f"$JS.API.STREAM.INFO.{REQUESTS}", {})
+        if "ts" not in info:
+            raise UnavailableError(REQUESTS, "this nats-server carries no llmbus yet; start a router or `llmbus up`")
+        broker = datetime.fromisoformat(str(info["ts"])[:26].rstrip("Z") + "+00:00")
+        self._clock.set(broker.timestamp() * 1000, asked_at_s, time.monotonic())
+
+    async def _request(self, subject: str, body: dict[str, object]) -> dict[str, object]:
+        try:
+            msg = await self.client.request(subject, json.dumps(body).encode(), timeout=API_TIMEOUT_S)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(subject, f"no answer from JetStream: {error or type(error).__name__}") from error
+        answer: dict[str, object] = json.loads(msg.data)
+        return answer
+
+    async def _direct(self, stream: str, ask: dict[str, object]) -> Letter | None:
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        try:
+            msg = await self.client.request(subject, json.dumps(ask).encode(), timeout=API_TIMEOUT_S)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
+        return _letter(msg)
+
+    async def _direct_batch(self, stream: str, ask: dict[str, object]) -> list[Letter]:
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        inbox = self.client.new_inbox()
+        sub = await self.client.subscribe(inbox)
+        letters: list[Letter] = []
+        try:
+            await self.client.publish(subject, json.dumps(ask).encode(), reply=inbox)
+            while letter := _letter(await sub.next_msg(API_TIMEOUT_S)):
+                letters.append(letter)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
+        finally:
+            if not self.client.is_closed:
+                await sub.unsubscribe()
+        return letters
+
+
+def _letter(msg: Msg) -> Letter | None:
+    """A direct-get answer as what was stored; None for its status messages: not found, end of batch."""
+    headers = msg.headers or {}
+    if "Nats-Sequence" not in headers:
+        if headers.get("Status") in ("404", "204"):
+            return None
+        raise UnavailableError(msg.subject, f"cannot read: {headers.get('Status')} {headers.get('Description')}")
+    own = {name: value for name, value in headers.items() if name not in _DIRECT_HEADERS}
+    stored = datetime.fromisoformat(headers["Nats-Time-Stamp"][:26].rstrip("Z") + "+00:00")
+    return Letter(
+        headers["Nats-Subject"], msg.data, own, int(headers["Nats-Sequence"]), round(stored.timestamp() * 1000)
+    )
+
+
+_DIRECT_HEADERS = frozenset(
+    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence",
+     "Nats-UpTo-Sequence"}
+)  # fmt: skip
+
+
+@asynccontextmanager
+async def open_bus(
+    url: str, *, name: str, wait_s: float = 5.0, make: bool = False
+) -> AsyncIterator[JetStreamBus]:
+    """The bus at `url`; `make` creates or updates its streams first. Raises UnavailableError, ProvisionError."""
+    bus: JetStreamBus | None = None
+
+    async def on_reconnect() -> None:
+        if bus is not None:
+            await bus.reconnected()
+
+    async with connect(url, name=name, wait_s=wait_s, on_reconnect=on_reconnect) as client:
+        if make:
+            await provision(client)
+        bus = JetStreamBus(client)
+        await bus.open()
+        with one_error():
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(bus.watch())
+                try:
+                    yield bus
+                finally:
+                    watch.cancel()
+                    if client.is_connected:
+                        await client.flush()

@@ -1,0 +1,157 @@
+"""Pipelined publishing: many messages on the way at once, one inbox for all acknowledgements, nothing forgotten.
+
+A publish whose acknowledgement does not come is sent again under its message id, so that the stream drops the double,
+until `GIVE_UP_S`; only then is it unknown. A broker that restarts is thus waited for.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from router.errors import BusError, ConflictError, TooLargeError, UnavailableError, UnknownError
+from router.ports import Headers, Stored
+from schemas import headers as h
+
+ACK_TIMEOUT_S = 2.0
+RETRY_S = 0.1
+GIVE_UP_S = 30.0
+CONFLICTS = frozenset({10071, 10164, 10077})
+TOO_LARGE = 10054
+CONFIRMED = {"stream": "", "seq": 0}
+LINE = "NATS/1.0\r\n\r\n"
+
+
+def wire_size_bytes(data: bytes, headers: Headers) -> int:
+    """What the server compares with max_payload: headers count too."""
+    if not headers:
+        return len(data)
+    return len(data) + len(LINE) + sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
+
+
+@dataclass(slots=True)
+class _Pending:
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+    reply: str
+    done: asyncio.Future[Stored]
+    first_sent: float
+    send_again: float
+    repeatable: bool
+    last_error: str = ""
+
+
+class Publisher:
+    """Publishes into streams over one connection. `open` before use; run `watch` as long as it lives."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = client.new_inbox()
+        self._pending: dict[str, _Pending] = {}
+        self._count = 0
+
+    async def open(self) -> None:
+        await self._client.subscribe(f"{self._prefix}.*", cb=self._acknowledged)
+
+    async def send(
+        self, subject: str, data: bytes, *, headers: Headers, msg_id: str | None, first: bool
+    ) -> asyncio.Future[Stored]:
+        """Write the message; the future is its acknowledgement."""
+        wire = dict(headers)
+        if msg_id is not None:
+            wire[h.MSG_ID] = msg_id
+        if first:
+            wire[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = "0"
+        size, limit = wire_size_bytes(data, wire), self._client.max_payload
+        if size > limit:
+            raise TooLargeError(subject, f"{size} bytes are more than the broker's {limit}")
+        return await self._start(subject, data, wire, repeatable=msg_id is not None or first)
+
+    async def _start(
+        self, subject: str, data: bytes, wire: dict[str, str], *, repeatable: bool
+    ) -> asyncio.Future[Stored]:
+        self._count += 1
+        key = str(self._count)
+        now = time.monotonic()
+        pending = _Pending(
+            subject, data, wire, f"{self._prefix}.{key}", asyncio.get_running_loop().create_future(),
+            now, now + ACK_TIMEOUT_S, repeatable,
+        )  # fmt: skip
+        self._pending[key] = pending
+        await self._write(pending)
+        return pending.done
+
+    async def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
+        """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
+        return await self._start(subject, data, {}, repeatable=True)
+
+    async def watch(self) -> None:
+        """Send again what is overdue, for ever."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            now = time.monotonic()
+            for key, pending in list(self._pending.items()):
+                if pending.done.done():
+                    del self._pending[key]
+                elif now >= pending.send_again:
+                    await self._overdue(key, pending, now)
+
+    async def resend(self) -> None:
+        """The connection is new: what was on the way may be lost."""
+        for pending in list(self._pending.values()):
+            pending.send_again = 0.0
+
+    async def _overdue(self, key: str, pending: _Pending, now: float) -> None:
+        if pending.repeatable and now < pending.first_sent + GIVE_UP_S:
+            pending.send_again = now + ACK_TIMEOUT_S
+            await self._write(pending)
+            return
+        del self._pending[key]
+        seconds = now - pending.first_sent
+        error: type[BusError] = UnavailableError if pending.last_error else UnknownError
+        pending.done.set_exception(
+            error(pending.subject, pending.last_error or f"no acknowledgement within {seconds:.0f} s")
+        )
+
+    async def _write(self, pending: _Pending) -> None:
+        try:
+            await self._client.publish(
+                pending.subject, pending.data, reply=pending.reply, headers=pending.headers or None
+            )
+        except nats.errors.OutboundBufferLimitError:
+            pending.send_again = time.monotonic() + RETRY_S
+
+    async def _acknowledged(self, msg: Msg) -> None:
+        key = msg.subject.rpartition(".")[2]
+        pending = self._pending.get(key)
+        if pending is None:
+            return
+        if not msg.data and msg.headers:
+            # "No responders": JetStream is not there (yet), as after a restart of the broker.
+            pending.last_error = "no stream takes it"
+            pending.send_again = time.monotonic() + RETRY_S
+            return
+        del self._pending[key]
+        if pending.done.done():
+            return
+        ack: dict[str, Any] = json.loads(msg.data) if msg.data else CONFIRMED
+        error = ack.get("error")
+        if error is None:
+            pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))
+        else:
+            pending.done.set_exception(_error(pending.subject, error))
+
+
+def _error(subject: str, error: dict[str, object]) -> BusError:
+    code, words = error.get("err_code"), str(error.get("description"))
+    if code in CONFLICTS:
+        return ConflictError(subject, words)
+    if code == TOO_LARGE:
+        return TooLargeError(subject, words)
+    return UnavailableError(subject, f"{words} ({code})")

@@ -1,0 +1,168 @@
+"""One long pull on a durable consumer: messages come as they are stored and are never waited for in batches."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Self
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from adapters.bus.publish import Publisher
+from router.ports import NO_HEADERS, Handler, Headers
+from subjects.streams import ConsumerSpec
+
+log = structlog.get_logger(__name__)
+
+EXPIRES_S = 30
+HEARTBEAT_S = 5
+MISSED_HEARTBEATS = 2.5
+
+
+class JetStreamDelivery:
+    """A message in this process's hands; see `router.ports.Delivery`."""
+
+    __slots__ = (
+        "_client", "_publisher", "_reply", "data", "delivered", "headers", "pending", "seq", "stream", "subject",
+        "timestamp_ms",
+    )  # fmt: skip
+
+    def __init__(self, client: Client, publisher: Publisher, msg: Msg) -> None:
+        self._client = client
+        self._publisher = publisher
+        self._reply = msg.reply
+        self.subject = msg.subject
+        self.data = msg.data
+        self.headers: Headers = msg.headers or NO_HEADERS
+        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
+        tokens = msg.reply.split(".")
+        at = 2 if len(tokens) == 9 else 4
+        self.stream = tokens[at]
+        self.delivered = int(tokens[at + 2])
+        self.seq = int(tokens[at + 3])
+        self.timestamp_ms = int(tokens[at + 5]) // 1_000_000
+        self.pending = int(tokens[at + 6])
+
+    async def ack(self) -> None:
+        await self._client.publish(self._reply, b"+ACK")
+
+    async def ack_sync(self) -> None:
+        await (await self._publisher.confirm(self._reply, b"+ACK"))
+
+    async def nak(self, delay_ms: int) -> None:
+        await self._client.publish(self._reply, b'-NAK {"delay": %d}' % (delay_ms * 1_000_000))
+
+    async def working(self) -> None:
+        await self._client.publish(self._reply, b"+WPI")
+
+
+class Pull:
+    """Keeps one consumer's messages coming; `tasks` owns what handles them."""
+
+    def __init__(
+        self, client: Client, publisher: Publisher, spec: ConsumerSpec, handler: Handler, batch: Callable[[], int],
+        recreate: Callable[[ConsumerSpec], Awaitable[None]], tasks: asyncio.TaskGroup,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._publisher = publisher
+        self._spec = spec
+        self._handler = handler
+        self._batch = batch
+        self._recreate = recreate
+        self._tasks = tasks
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.name}"
+        self._inbox = client.new_inbox()
+        self._outstanding = 0
+        self._heard = 0.0
+        self._missing = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, client: Client, publisher: Publisher, spec: ConsumerSpec, handler: Handler, batch: Callable[[], int],
+        recreate: Callable[[ConsumerSpec], Awaitable[None]],
+    ) -> AsyncIterator[Self]:  # fmt: skip
+        """Leaving stops taking, then waits for the handlers under way; leaving by an exception cancels them."""
+        async with asyncio.TaskGroup() as tasks:
+            pull = cls(client, publisher, spec, handler, batch, recreate, tasks)
+            sub = await client.subscribe(pull._inbox, cb=pull._received)
+            watcher = tasks.create_task(pull._watch())
+            await pull.refill()
+            try:
+                yield pull
+            finally:
+                watcher.cancel()
+                if not client.is_closed:
+                    # This also ends the open pull on the server: nothing is delivered into the void.
+                    await sub.unsubscribe()
+
+    async def renew(self) -> None:
+        """The connection is new, so the open pull is gone."""
+        self._outstanding = 0
+        await self.refill()
+
+    async def refill(self) -> None:
+        """Ask for more once half of what may be taken is not asked for."""
+        room = self._batch()
+        want = room - self._outstanding
+        if want <= 0 or self._outstanding > room // 2:
+            return
+        self._outstanding += want
+        self._heard = time.monotonic()
+        ask = {"batch": want, "expires": EXPIRES_S * 10**9, "idle_heartbeat": HEARTBEAT_S * 10**9}
+        await self._client.publish(self._subject, json.dumps(ask).encode(), reply=self._inbox)
+
+    async def _received(self, msg: Msg) -> None:
+        self._heard = time.monotonic()
+        if not msg.reply.startswith("$JS.ACK."):
+            await self._status(msg)
+            return
+        self._outstanding = max(0, self._outstanding - 1)
+        self._tasks.create_task(self._handle(JetStreamDelivery(self._client, self._publisher, msg)))
+        await self.refill()
+
+    async def _handle(self, delivery: JetStreamDelivery) -> None:
+        try:
+            await self._handler(delivery)
+        except Exception:
+            # Unacknowledged: it comes back, and its delivery count tells when it is poison.
+            log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)
+        await self.refill()
+
+    async def _status(self, msg: Msg) -> None:
+        headers = msg.headers or {}
+        status = headers.get("Status")
+        if status == "100":
+            return
+        if status in ("404", "408", "409"):
+            pending = headers.get("Nats-Pending-Messages")
+            self._outstanding = max(0, self._outstanding - int(pending)) if pending else 0
+        if status == "503" or (status == "409" and "Consumer" in headers.get("Description", "")):
+            self._outstanding = 0
+            self._missing.set()
+            return
+        await self.refill()
+
+    async def _watch(self) -> None:
+        """Notice a pull that was lost without a word, and a consumer that is gone."""
+        while True:
+            try:
+                await asyncio.wait_for(self._missing.wait(), HEARTBEAT_S)
+            except TimeoutError:
+                silent_s = time.monotonic() - self._heard
+                if self._outstanding and silent_s > MISSED_HEARTBEATS * HEARTBEAT_S and self._client.is_connected:
+                    self._outstanding = 0
+                await self.refill()
+                continue
+            self._missing.clear()
+            await asyncio.sleep(0.1)  # a broker that has just started says 503 for a moment
+            try:
+                await self._recreate(self._spec)
+            except Exception as error:  # whatever it is, the next round tries again
+                log.warning("consumer.missing", consumer=self._spec.name, error=str(error))
+                self._missing.set()
+                continue
+            await self.renew()

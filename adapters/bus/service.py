@@ -1,0 +1,45 @@
+"""A subject served for plain `nc.request` callers, visible in NATS service discovery, each question in its own task."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import nats.micro
+import structlog
+from nats.aio.client import Client
+from nats.micro.request import Request
+
+from router.ports import NO_HEADERS, Headers, Question
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def serve(
+    client: Client, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str
+) -> AsyncIterator[None]:
+    """Replicas share the questions; leaving stops taking and waits for the answers under way."""
+    async with asyncio.TaskGroup() as tasks:
+
+        async def received(request: Request) -> None:
+            async def respond(data: bytes, headers: Headers) -> None:
+                await request.respond(data, headers=dict(headers))
+
+            question = Question(request.subject, request.data, request.headers or NO_HEADERS, respond)
+            tasks.create_task(_answer(answer, question))
+
+        service = await nats.micro.add_service(client, name=name, version="1.0.0", description=about)
+        await service.add_endpoint(name="ask", subject=subject, queue_group=name, handler=received)
+        try:
+            yield
+        finally:
+            if not client.is_closed:
+                await service.stop()
+
+
+async def _answer(answer: Callable[[Question], Awaitable[None]], question: Question) -> None:
+    try:
+        await answer(question)
+    except Exception:
+        # The request, once accepted, is answered over its stream all the same.
+        log.exception("question.failed", subject=question.subject)

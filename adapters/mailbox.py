@@ -1,0 +1,103 @@
+"""Replies as they come, by client and request id: one subscription per client, many waiting at once."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from types import TracebackType
+from typing import Self
+
+from adapters.bus import JetStreamBus
+from router.errors import UnavailableError
+from router.ports import Headers, Letter
+from schemas import headers as h
+from subjects import Reply, parse
+from subjects.streams import REPLIES
+
+MAX_CLIENTS = 256
+LOOK_AGAIN_S = 5.0
+"""A reply that came while the connection was away is in the stream: look there now and then."""
+
+Heard = asyncio.Queue[Letter]
+
+
+class Mailbox:
+    """An async context; leaving it ends the subscriptions."""
+
+    def __init__(self, bus: JetStreamBus) -> None:
+        self._bus = bus
+        self._clients: OrderedDict[str, AsyncExitStack] = OrderedDict()
+        self._expected: dict[tuple[str, str], set[Heard]] = {}
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stack in self._clients.values():
+            await stack.aclose()
+
+    async def open(self, client: str) -> None:
+        """Hear this client's replies from now on; await it before publishing the request."""
+        async with self._opening:
+            if client in self._clients:
+                self._clients.move_to_end(client)
+                return
+            stack = AsyncExitStack()
+            await stack.enter_async_context(
+                self._bus.listen(str(Reply(client, "x")).removesuffix("x") + "*", self._heard)
+            )
+            self._clients[client] = stack
+            if len(self._clients) > MAX_CLIENTS:
+                await self._forget_an_idle_one()
+
+    @contextmanager
+    def expecting(self, client: str, rid: str) -> Iterator[Heard]:
+        """What is heard under this id from here on. Enter it before publishing the request."""
+        heard: Heard = asyncio.Queue()
+        key = (client, rid)
+        self._expected.setdefault(key, set()).add(heard)
+        try:
+            yield heard
+        finally:
+            self._expected[key].discard(heard)
+            if not self._expected[key]:
+                del self._expected[key]
+
+    async def wait(
+        self, heard: Heard, client: str, rid: str, request_hash: str | None, timeout_s: float
+    ) -> Letter | None:
+        """The reply to this very request, live or stored; None when there is none in time."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
+                    letter = await heard.get()
+            except TimeoutError:
+                if stored := await self.stored(client, rid):
+                    return stored
+            else:
+                if request_hash in (None, letter.headers.get(h.REQUEST_HASH)):
+                    return letter
+        return None
+
+    async def stored(self, client: str, rid: str) -> Letter | None:
+        """The terminal reply, if there is one."""
+        return await self._bus.last(REPLIES, str(Reply(client, rid)))
+
+    def _heard(self, subject: str, data: bytes, headers: Headers) -> None:
+        address = parse(subject)
+        if isinstance(address, Reply):
+            for heard in self._expected.get((address.client, address.rid), ()):
+                heard.put_nowait(Letter(subject, data, headers, 0, 0))
+
+    async def _forget_an_idle_one(self) -> None:
+        busy = {client for client, _ in self._expected}
+        for client in self._clients:
+            if client not in busy:
+                await self._clients.pop(client).aclose()
+                return
+        raise UnavailableError("llm.res", f"{MAX_CLIENTS} clients wait already")

@@ -1,0 +1,217 @@
+"""The one place where real things meet ports: a router and a node, each a context that runs until it is left."""
+
+import asyncio
+import gc
+import os
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+
+import psutil
+import structlog
+from pydantic import SecretStr
+
+from adapters.ask import asking
+from adapters.bus import JetStreamBus, open_bus
+from adapters.providers import Backend, Setup, build
+from ops.policy_file import PolicyError
+from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
+from router.dispatcher import Dispatcher
+from router.errors import AttemptError, LlmbusError, one_error
+from router.executor import Executor, Served
+from router.ports import Headers, Provider
+from router.settler import Settler
+from router.sweeper import Sweeper
+from router.world_book import PolicyInForce, WorldBook
+from schemas.policy import Policy
+from subjects.streams import POLICY_BUCKET
+
+log = structlog.get_logger(__name__)
+
+POLICY_LOOK_S = 60.0
+PROBE_S = 15.0
+SHIPPED = "ops/policy.yaml"
+
+
+class NodeUnknownError(LlmbusError):
+    """The policy has no such node."""
+
+
+def shipped_policy() -> str:
+    """The text of the policy that comes with the project."""
+    return files("ops").joinpath("policy.yaml").read_text(encoding="utf-8")
+
+
+def quicken() -> None:
+    """Collect garbage seldom: what start-up made stays, and a request makes no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+
+
+@asynccontextmanager
+async def router(url: str, *, wait_s: float = 5.0) -> AsyncIterator[WorldBook]:
+    """A router on the bus at `url`, its streams made where they are missing."""
+    async with open_bus(url, name="llmbus router", wait_s=wait_s, make=True) as bus:
+        store = await policy_store(bus)
+        active = await store.active() or await store.apply(shipped_policy(), SHIPPED, note="shipped")
+        book = WorldBook(bus, PolicyInForce(active.number, active.policy))
+        with one_error():
+            async with (
+                asyncio.TaskGroup() as tasks,
+                policy_changes(bus) as changed,
+                book.listening(),
+                asking(bus),
+                Settler(bus, book).running(),
+                Dispatcher(bus, book).running(),
+            ):
+                running = [
+                    tasks.create_task(follow_policy(store, book, changed)),
+                    tasks.create_task(Sweeper(bus, book).run()),
+                ]
+                quicken()
+                log.info("router.ready", policy=active.number)
+                yield book
+                for task in running:
+                    task.cancel()
+
+
+async def policy_store(bus: JetStreamBus) -> PolicyStore:
+    return PolicyStore(await bus.client.jetstream().key_value(POLICY_BUCKET))
+
+
+@asynccontextmanager
+async def policy_changes(bus: JetStreamBus) -> AsyncIterator[asyncio.Event]:
+    """An event that is set whenever another revision is made active."""
+    changed = asyncio.Event()
+
+    def pointed(_subject: str, _data: bytes, _headers: Headers) -> None:
+        changed.set()
+
+    async with bus.listen(f"$KV.{POLICY_BUCKET}.{ACTIVE}", pointed):
+        yield changed
+
+
+async def follow_policy(store: PolicyStore, book: WorldBook, changed: asyncio.Event) -> None:
+    """Take each new revision; keep the last good one when a bad one comes. Looks again now and then, for ever."""
+    while True:
+        try:
+            async with asyncio.timeout(POLICY_LOOK_S):
+                await changed.wait()
+        except TimeoutError:
+            pass
+        changed.clear()
+        try:
+            active = await store.active()
+        except (PolicyError, RevisionNotFoundError) as error:
+            log.warning("policy.refused", keeps=book.in_force.revision, error=str(error))
+            continue
+        except Exception as error:  # the bus is away: what is in force stays
+            log.warning("policy.unread", keeps=book.in_force.revision, error=str(error) or type(error).__name__)
+            continue
+        if active is not None and active.number != book.in_force.revision:
+            book.in_force = PolicyInForce(active.number, active.policy)
+            log.info("policy.in_force", revision=active.number)
+
+
+@asynccontextmanager
+async def node(
+    url: str, name: str, *, stand_in: bool = False, allow_crash: bool = False, wait_s: float = 5.0,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Executor]:  # fmt: skip
+    """The executor of node `name`, as the active policy describes it. Raises NodeUnknownError.
+
+    With `stand_in`, loopback answers for models whose backend is not usable, and says so.
+    """
+    async with open_bus(url, name=f"llmbus node {name}", wait_s=wait_s, make=True) as bus:
+        store = await policy_store(bus)
+        active = await store.active() or await store.apply(shipped_policy(), SHIPPED, note="shipped")
+        bench = Bench(active.policy, name, stand_in=stand_in, allow_crash=allow_crash, environ=environ)
+        try:
+            served = await bench.serve()
+            executor = Executor(
+                bus, name, {model: (bench.models[model].slots, what) for model, what in served.items()},
+                instance=uuid.uuid4().hex[:12], version=version("llmbus"),
+                max_deliveries=active.policy.limits.max_deliveries, memory=memory_bytes,
+            )  # fmt: skip
+            with one_error():
+                async with asyncio.TaskGroup() as tasks, executor.running():
+                    probing = tasks.create_task(bench.probe_for_ever(executor))
+                    quicken()
+                    log.info("node.ready", node=name, models={m: s.provider_name for m, s in served.items()})
+                    yield executor
+                    probing.cancel()
+        finally:
+            await bench.aclose()
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Total and available."""
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
+
+
+class Bench:
+    """The providers of one node, and which of its models each can answer for right now."""
+
+    def __init__(
+        self, policy: Policy, node: str, *, stand_in: bool, allow_crash: bool, environ: Mapping[str, str]
+    ) -> None:
+        if node not in policy.nodes:
+            known = ", ".join(sorted(policy.nodes))
+            raise NodeUnknownError(
+                f"the policy has no node {node!r}; it has: {known}. Add it, then `llmbus policy apply`"
+            )
+        self.models = {name: model for name, model in policy.models.items() if node in model.nodes}
+        self._providers = {
+            name: _provider(policy, node, name, allow_crash, environ)
+            for name in dict.fromkeys(model.provider for model in self.models.values())
+        }
+        self._loopback = build("loopback", Setup(allow_crash=allow_crash))
+        self._stand_in = stand_in
+
+    async def serve(self) -> dict[str, Served]:
+        """Ask every provider what it can do."""
+        found = dict(zip(self._providers, await asyncio.gather(*map(_probe, self._providers.values())), strict=True))
+        return {name: self._served(name, found) for name in self.models}
+
+    async def probe_for_ever(self, executor: Executor) -> None:
+        """Notice a backend that came up, or went."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            for model, served in (await self.serve()).items():
+                executor.serve(model, served)
+
+    async def aclose(self) -> None:
+        for provider in (*self._providers.values(), self._loopback):
+            await provider.aclose()
+
+    def _served(self, name: str, found: dict[str, dict[str, str | None] | str]) -> Served:
+        model = self.models[name]
+        words = found[model.provider]
+        why_not = words if isinstance(words, str) else words.get(model.backend)
+        if why_not is not None and self._stand_in:
+            return Served(self._loopback, "loopback", stand_in=True)
+        return Served(self._providers[model.provider], model.provider, why_not=why_not)
+
+
+def _provider(policy: Policy, node: str, name: str, allow_crash: bool, environ: Mapping[str, str]) -> Provider:
+    provider = policy.providers[name]
+    backends = {
+        model.backend: Backend(num_ctx=model.context_tokens, resident=model.resident)
+        for model in policy.models.values()
+        if model.provider == name and node in model.nodes
+    }
+    keys = tuple(SecretStr(value) for key in provider.keys if (value := environ.get(key)))
+    url = policy.nodes[node].urls.get(name, provider.url)
+    return build(provider.dialect, Setup(url, backends, keys, provider.keys, allow_crash))
+
+
+async def _probe(provider: Provider) -> dict[str, str | None] | str:
+    """What the provider says of its models, or why it cannot be reached."""
+    try:
+        return await provider.probe()
+    except AttemptError as error:
+        return error.failure.message

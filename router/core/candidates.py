@@ -1,0 +1,124 @@
+"""The places a request may go, the reasons against each, and their order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from router.core.cost import expected_cost_usd
+from router.core.routes import Chosen
+from router.core.strategies import STRATEGIES, Option
+from schemas.decision import Candidate, PassedOver
+from schemas.policy import Limits, Model, Policy
+from schemas.request import LlmRequest
+from schemas.work import Target
+from schemas.world import NodeView, World
+
+MAX_FALLBACKS = 4
+TYPICAL_TOKENS_OUT = 500
+EXPENSIVE_USD_PER_MTOK = 5
+"""From this output price on, a model is not for a tight budget."""
+PASSING: frozenset[PassedOver] = frozenset(
+    {"node_unknown", "node_silent", "node_draining", "model_unusable", "overloaded"}
+)
+"""Reasons that may be gone in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every place that was considered, and those that can take it, best first."""
+
+    considered: tuple[Candidate, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def may_come(self) -> bool:
+        """Nobody can take it now, but somebody may soon."""
+        return any(candidate.passed_over in PASSING for candidate in self.considered)
+
+
+def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World) -> Plan:
+    """The route's models by strategy, then its fallback chain in the chain's order."""
+    tokens_out = request.preferences.max_tokens or TYPICAL_TOKENS_OUT
+    options: list[Option] = []
+    considered: list[Candidate] = []
+    chain = tuple(name for name in chosen.chain if name not in chosen.models)
+    for position, name in enumerate((*chosen.models, *chain)):
+        model = policy.models[name]
+        for node in model.nodes:
+            why = _unable(request, model, tokens_in, tokens_out) or node_unable(
+                world.nodes.get(node), name, world.as_of_ms, policy.limits
+            )
+            if why is not None:
+                considered.append(Candidate(node=node, model=name, passed_over=why))
+            else:
+                state = world.nodes[node].models[name]
+                options.append(Option(name, model, node, state, position, tokens_in, tokens_out))
+    score = STRATEGIES[chosen.strategy]
+    routed = [(round(score(option), 6), option) for option in options if option.position < len(chosen.models)]
+    routed.sort(key=lambda pair: (-pair[0], pair[1].position, *_turn(pair[1], policy, world)))
+    spare = sorted(
+        (option for option in options if option.position >= len(chosen.models)),
+        key=lambda option: (option.position, *_turn(option, policy, world)),
+    )
+    ranked: Sequence[tuple[float | None, Option]] = [*routed, *((None, option) for option in spare)]
+    considered[:0] = [Candidate(node=option.node, model=option.name, score=points) for points, option in ranked]
+    targets = tuple(_target(option) for _, option in ranked[: MAX_FALLBACKS + 1])
+    return Plan(tuple(considered), targets)
+
+
+def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits) -> PassedOver | None:
+    """Why this node cannot take work for `model` at this moment."""
+    if view is None:
+        return "node_unknown"
+    if as_of_ms - view.heard_ms > limits.node_silent_ms:
+        return "node_silent"
+    if view.draining:
+        return "node_draining"
+    state = view.models.get(model)
+    if state is None or not state.usable:
+        return "model_unusable"
+    return "overloaded" if state.waiting >= limits.max_waiting else None
+
+
+def _unable(request: LlmRequest, model: Model, tokens_in: int, tokens_out: int) -> PassedOver | None:
+    """Why this model can never take the request."""
+    if tokens_in + (request.preferences.max_tokens or 0) > model.context_tokens:
+        return "context_too_long"
+    if request.tools and not model.tools:
+        return "tools_unsupported"
+    return "too_expensive" if _too_expensive(request, model, tokens_in, tokens_out) else None
+
+
+def _too_expensive(request: LlmRequest, model: Model, tokens_in: int, tokens_out: int) -> bool:
+    if model.costs_nothing:
+        return False
+    asked = request.constraints
+    if asked.budget_constraint == "high":
+        return True
+    if asked.budget_constraint == "medium":
+        return model.price is None or model.price.output_usd_per_mtok >= EXPENSIVE_USD_PER_MTOK
+    if asked.max_cost_usd is not None:
+        usd = expected_cost_usd(model, tokens_in, tokens_out)
+        return usd is None or usd > asked.max_cost_usd
+    return False
+
+
+def _turn(option: Option, policy: Policy, world: World) -> Iterator[float]:
+    """The order among equals: the policy's balance, then turn by turn."""
+    if policy.balance == "least_loaded":
+        yield option.state.load
+    elif policy.balance == "health_based":
+        yield -option.state.health
+    nodes = option.model.nodes
+    yield (nodes.index(option.node) - world.request_seq) % len(nodes)
+
+
+def _target(option: Option) -> Target:
+    return Target(
+        node=option.node,
+        model=option.name,
+        backend=option.model.backend,
+        provider=option.model.provider,
+        role=option.model.role,
+        first_token_ms=option.model.first_token_ms,
+        idle_ms=option.model.idle_ms,
+    )

@@ -1,0 +1,133 @@
+"""`decide`: from a request, the policy and the world to who answers it, or why nobody does. Pure.
+
+The stages, in order: admit, guardrails, task, candidates, filter, strategy. The first that objects settles it.
+"""
+
+from dataclasses import dataclass
+
+from router.core.admit import Asked
+from router.core.candidates import Plan, plan
+from router.core.guardrails import screen
+from router.core.routes import Chosen, choose_route
+from router.core.tokens import estimate_tokens
+from schemas.decision import Decision, Finding, Forward, Refuse, Wait
+from schemas.failure import ErrorType
+from schemas.policy import Policy
+from schemas.request import Chat, ChatMessage, LlmRequest
+from schemas.world import World
+
+FIRST_WAIT_MS = 250
+MAX_WAIT_MS = 2_000
+RETRY_AFTER_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The decision, and what goes to the model if it is to go anywhere: redacted where the policy says so."""
+
+    decision: Decision
+    chat: Chat | None = None
+
+
+def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
+    request = asked.request
+    if request is None:
+        return Ruling(Decision(choice=asked.refusal or _unreadable(), stage="admit"))
+    if refusal := _too_late(request, world):
+        return Ruling(Decision(choice=refusal, stage="admit", urgency=request.urgency))
+    chat = Chat.of(request)
+    texts = tuple(message.text() for message in chat.messages)
+    findings, screened = screen(texts, policy.guardrails)
+    if blocked := [finding for finding in findings if finding.action == "block"]:
+        refusal = Refuse(error=ErrorType.GUARDRAIL_BLOCKED, message=_why_blocked(blocked))
+        return Ruling(Decision(choice=refusal, stage="guardrails", urgency=request.urgency, findings=findings))
+    tokens_in = estimate_tokens(screened)
+    chosen = choose_route(request, asked.capability, policy, tokens_in)
+    if isinstance(chosen, Refuse):
+        return Ruling(Decision(choice=chosen, stage="task", urgency=request.urgency, findings=findings))
+    decision = _place(request, chosen, plan(request, chosen, tokens_in, policy, world), findings, policy, world)
+    return Ruling(decision, chat if screened == texts else redacted(chat, texts, screened))
+
+
+def deadline_at_ms(request: LlmRequest, world: World) -> int:
+    return world.received_ms + request.deadline_ms
+
+
+def redacted(chat: Chat, texts: tuple[str, ...], screened: tuple[str, ...]) -> Chat:
+    """The chat with the screened texts in place; a turn of several parts keeps its parts that are not text."""
+    turns = (
+        turn if text is clean else _reworded(turn, clean)
+        for turn, text, clean in zip(chat.messages, texts, screened, strict=True)
+    )
+    return chat.model_copy(update={"messages": tuple(turns)})
+
+
+def _reworded(turn: ChatMessage, text: str) -> ChatMessage:
+    if not isinstance(turn.content, list):
+        return turn.model_copy(update={"content": text})
+    others = [part for part in turn.content if not isinstance(part.get("text"), str)]
+    return turn.model_copy(update={"content": [{"type": "text", "text": text}, *others]})
+
+
+def _place(
+    request: LlmRequest, chosen: Chosen, found: Plan, findings: tuple[Finding, ...], policy: Policy, world: World
+) -> Decision:
+    choice: Forward | Wait | Refuse
+    if found.targets:
+        first, *rest = found.targets
+        choice = Forward(target=first, fallbacks=tuple(rest))
+    else:
+        choice = _nobody(request, found, policy, world)
+    return Decision(
+        choice=choice,
+        stage="strategy" if found.targets else "filter",
+        task=chosen.task,
+        route=chosen.route,
+        strategy=chosen.strategy,
+        urgency=request.urgency,
+        findings=findings,
+        candidates=found.considered,
+    )
+
+
+def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> Wait | Refuse:
+    """Wait while a node may still come up, or a queue shorten; then say why it went nowhere."""
+    reasons = ", ".join(f"{c.model}@{c.node} {c.passed_over}" for c in found.considered)
+    waited_ms = world.as_of_ms - world.received_ms
+    deadline_ms = deadline_at_ms(request, world)
+    patience_ms = deadline_ms if _overloaded(found) else world.received_ms + policy.limits.node_wait_ms
+    if found.may_come and world.as_of_ms < min(patience_ms, deadline_ms):
+        pause_ms = min(MAX_WAIT_MS, max(FIRST_WAIT_MS, waited_ms // 2))
+        return Wait(until_ms=min(world.as_of_ms + pause_ms, deadline_ms))
+    if found.may_come:
+        message = f"no node can take it now: {reasons}"
+        return Refuse(error=ErrorType.OVERLOADED, message=message, retry_after_ms=RETRY_AFTER_MS)
+    if all(candidate.passed_over == "too_expensive" for candidate in found.considered):
+        return Refuse(error=ErrorType.BUDGET_EXCEEDED, message=f"the budget allows none of: {reasons}")
+    return Refuse(error=ErrorType.NO_ROUTE, message=f"no model can take it: {reasons}")
+
+
+def _overloaded(found: Plan) -> bool:
+    return any(candidate.passed_over == "overloaded" for candidate in found.considered)
+
+
+def _too_late(request: LlmRequest, world: World) -> Refuse | None:
+    late_ms = world.as_of_ms - deadline_at_ms(request, world)
+    if late_ms < 0:
+        return None
+    return Refuse(
+        error=ErrorType.DEADLINE_EXCEEDED,
+        message=f"its deadline of {request.deadline_ms} ms had passed {late_ms} ms before it could be decided",
+    )
+
+
+def _unreadable() -> Refuse:
+    return Refuse(error=ErrorType.BAD_REQUEST, message="the request cannot be read")
+
+
+def _why_blocked(blocked: list[Finding]) -> str:
+    worst = max(blocked, key=lambda finding: finding.score)
+    return (
+        f"the guardrail {worst.rule!r} found {worst.code!r}; rephrase the request, or change guardrails.{worst.rule} "
+        "in the policy"
+    )

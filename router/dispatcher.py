@@ -1,0 +1,245 @@
+"""Requests in, work out: gather the world, decide, record the decision, then apply it.
+
+The record is written once per (client, request id), and before any work is. So a request that comes again, from a
+killed router or from its own client, meets its first decision and follows that one.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+from pydantic import ValidationError
+
+from router.consume import bury, consuming
+from router.core.admit import Asked, admit
+from router.core.decide import Ruling, deadline_at_ms, decide
+from router.errors import ConflictError, TooLargeError, UnavailableError
+from router.ports import Bus, Delivery, Headers
+from router.replies import tell_again, write_reply
+from router.world_book import WorldBook
+from schemas import headers as h
+from schemas.base import Message
+from schemas.decision import Decided, Decision, Forward, Refuse, Wait
+from schemas.failure import RETRYABLE, Error, ErrorType
+from schemas.ids import message_id
+from schemas.reply import Reply
+from schemas.request import Chat, LlmRequest, request_hash
+from schemas.work import WorkItem
+from schemas.world import World
+from subjects import Event, Request, Work, parse
+from subjects import Reply as ReplySubject
+from subjects.streams import DISPATCHER, EVENTS, REPLIES, REQUESTS, ROUTER, WAITERS
+
+log = structlog.get_logger(__name__)
+
+MAX_IN_FLIGHT = 512
+
+
+class Waiting(Message):
+    """A request that waits to be decided anew: where it stands in LLM_REQUESTS."""
+
+    request_seq: int
+
+
+class Dispatcher:
+    """Stateless; any number of replicas share its consumers."""
+
+    def __init__(self, bus: Bus, book: WorldBook) -> None:
+        self._bus = bus
+        self._book = book
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        limit = self._book.in_force.policy.limits.max_deliveries
+        async with AsyncExitStack() as stack:
+            for spec, handle, poisoned in (
+                (DISPATCHER, self._requested, self._poisoned),
+                (WAITERS, self._waited, self._given_up),
+            ):
+                await stack.enter_async_context(
+                    consuming(self._bus, spec, handle, poisoned, max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit)
+                )
+            yield
+
+    async def _requested(self, delivery: Delivery) -> None:
+        subject = parse(delivery.subject)
+        if not isinstance(subject, Request):
+            # Stored under a name that is no token, so there is no client to answer.
+            await bury(
+                self._bus, delivery, "bad_subject", f"{delivery.subject!r} is no llm.req.<capability>[.<client>]"
+            )
+            return
+        asked = admit(subject, delivery.data, delivery.headers, delivery.seq, self._book.in_force.policy.limits)
+        if asked.unreadable:
+            await bury(self._bus, delivery, "unreadable", asked.refusal.message if asked.refusal else "")
+        await self._dispatch(asked, delivery.timestamp_ms)
+
+    async def _waited(self, delivery: Delivery) -> None:
+        try:
+            seq = Waiting.decode(delivery.data).request_seq
+        except ValidationError:
+            await bury(self._bus, delivery, "bad_wait", "not a waiting request")
+            return
+        letter = await self._bus.get(REQUESTS, seq)
+        subject = parse(letter.subject) if letter else None
+        if letter is None or not isinstance(subject, Request):
+            raise UnavailableError(REQUESTS, f"request {seq} cannot be read back")
+        asked = admit(subject, letter.data, letter.headers, seq, self._book.in_force.policy.limits)
+        await self._dispatch(asked, letter.timestamp_ms)
+
+    async def _dispatch(self, asked: Asked, received_ms: int) -> None:
+        world = self._book.world(received_ms=received_ms, request_seq=asked.seq)
+        ruling = decide(asked, world, self._book.in_force.policy)
+        if isinstance(ruling.decision.choice, Wait):
+            await self._wait(asked, ruling.decision, ruling.decision.choice)
+            return
+        try:
+            await self._record(asked, world, ruling.decision)
+        except ConflictError:
+            await self._decided_before(asked, world)
+            return
+        await self._apply(asked, world, ruling)
+
+    async def _record(self, asked: Asked, world: World, decision: Decision) -> None:
+        decided = Decided(
+            client=asked.client,
+            rid=asked.rid,
+            request_hash=asked.request_hash,
+            request_seq=asked.seq,
+            capability=asked.capability,
+            agent=asked.request.agent if asked.request else None,
+            world=world,
+            decision=decision,
+        )
+        await self._bus.publish(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
+
+    async def _apply(self, asked: Asked, world: World, ruling: Ruling) -> None:
+        match ruling.decision.choice:
+            case Forward() as forward if asked.request is not None and ruling.chat is not None:
+                work = _work(asked, asked.request, world, ruling.decision, forward, ruling.chat)
+                try:
+                    await publish_work(self._bus, work)
+                except TooLargeError as error:
+                    refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
+                    await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
+            case Refuse() as refuse:
+                await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
+            case _:
+                # Recorded under another policy as to be forwarded, and now without anything to forward.
+                refuse = Refuse(error=ErrorType.INTERNAL, message="the policy changed while it was being decided")
+                await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
+
+    async def _decided_before(self, asked: Asked, world: World) -> None:
+        """It has a record: ours from before a crash, or that of another request under the same id."""
+        letter = await self._bus.last(EVENTS, str(Event(asked.client, asked.rid, "decided")))
+        if letter is None:
+            raise UnavailableError(EVENTS, "the event stream takes no message")
+        before = Decided.decode(letter.data)
+        reply_subject = str(ReplySubject(asked.client, asked.rid))
+        stored = await self._bus.last(REPLIES, reply_subject)
+        if before.request_hash != asked.request_hash:
+            await self._conflict(asked, world, reply_subject)
+        elif before.request_seq != asked.seq:
+            if stored is not None:
+                await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))
+        elif stored is None:
+            again = decide(asked, before.world, self._book.in_force.policy)
+            await self._apply(asked, before.world, Ruling(before.decision, again.chat))
+
+    async def _conflict(self, asked: Asked, world: World, reply_subject: str) -> None:
+        """The id is taken by another request: answered under the id of its sequence, and heard under its own."""
+        own = f"seq-{asked.seq}"
+        refuse = Refuse(
+            error=ErrorType.IDEMPOTENCY_CONFLICT,
+            message=f"request id {asked.rid!r} was used for another request; its answer to this one is at {own}",
+        )
+        decision = Decision(choice=refuse, stage="admit")
+        reply = _refused(asked, world, decision, refuse)
+        await tell_again(self._bus, reply_subject, reply.encode(), reply.headers())
+        await self._dispatch(replace(asked, rid=own, request=None, refusal=refuse), world.received_ms)
+
+    async def _wait(self, asked: Asked, decision: Decision, wait: Wait) -> None:
+        """Ask the broker to bring it again: nobody sleeps on it, and it outlives this process."""
+        when = datetime.fromtimestamp(wait.until_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        # One schedule per subject, so the sequence stands where the id would: ids are unique per client only.
+        slot = f"seq-{asked.seq}"
+        headers: Headers = {
+            "Nats-Schedule": f"@at {when}",
+            "Nats-Schedule-Target": str(Work(ROUTER, "decide", decision.urgency, slot)),
+        }
+        body = Waiting(request_seq=asked.seq).encode()
+        await self._bus.publish(str(Work(ROUTER, "delay", decision.urgency, slot)), body, headers=headers)
+
+    async def _poisoned(self, delivery: Delivery) -> None:
+        """Answer it by its names only: its body is what may kill."""
+        await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
+        subject = parse(delivery.subject)
+        if not isinstance(subject, Request):
+            return
+        named = admit(subject, b"", delivery.headers, delivery.seq, self._book.in_force.policy.limits)
+        refuse = Refuse(error=ErrorType.POISON, message="it came back too often without a decision")
+        asked = replace(named, request_hash=request_hash(subject.capability, delivery.data), refusal=refuse)
+        world = self._book.world(received_ms=delivery.timestamp_ms, request_seq=delivery.seq)
+        decision = Decision(choice=refuse, stage="admit")
+        with suppress(ConflictError):
+            await self._record(asked, world, decision)
+        await write_reply(self._bus, _refused(asked, world, decision, refuse))
+
+    async def _given_up(self, delivery: Delivery) -> None:
+        await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
+
+
+async def publish_work(bus: Bus, work: WorkItem) -> None:
+    """Put an attempt on its node's subject, once."""
+    await bus.publish(
+        str(Work(work.target.node, work.target.model, work.urgency, work.rid)),
+        work.encode(),
+        headers={h.DEADLINE_AT_MS: str(work.deadline_at_ms)},
+        msg_id=message_id("work", work.client, work.rid, work.attempt),
+    )
+
+
+def _work(
+    asked: Asked, request: LlmRequest, world: World, decision: Decision, forward: Forward, chat: Chat
+) -> WorkItem:
+    return WorkItem(
+        client=asked.client,
+        rid=asked.rid,
+        request_hash=asked.request_hash,
+        request_seq=asked.seq,
+        capability=asked.capability,
+        agent=request.agent,
+        task=decision.task,
+        urgency=request.urgency,
+        attempt=1,
+        target=forward.target,
+        fallbacks=forward.fallbacks,
+        chat=chat,
+        received_ms=world.received_ms,
+        deadline_at_ms=deadline_at_ms(request, world),
+        sent_ms=world.as_of_ms,
+        policy=world.policy,
+        decision=decision.line(),
+        traceparent=asked.traceparent,
+    )
+
+
+def _refused(asked: Asked, world: World, decision: Decision, refuse: Refuse) -> Reply:
+    error = Error(
+        type=refuse.error,
+        request_id=asked.rid,
+        message=refuse.message,
+        retryable=refuse.error in RETRYABLE,
+        retry_after_ms=refuse.retry_after_ms,
+    )
+    return Reply.refused(
+        client=asked.client,
+        request_hash=asked.request_hash,
+        error=error,
+        total_ms=max(0, world.as_of_ms - world.received_ms),
+        decision=decision.line(),
+        policy=world.policy,
+        traceparent=asked.traceparent,
+    )

@@ -1,0 +1,95 @@
+"""The one terminal reply: recorded, then written once; whoever comes second finds out and does no harm."""
+
+from collections.abc import Awaitable
+
+import structlog
+
+from router.errors import ConflictError, UnavailableError
+from router.ports import Bus, Stored
+from schemas import headers as h
+from schemas.event import AttemptEnded, Booking, Replied
+from schemas.ids import message_id
+from schemas.reply import Reply
+from schemas.work import AttemptRecord
+from subjects import Event
+from subjects import Reply as ReplySubject
+from subjects.streams import REPLIES
+
+log = structlog.get_logger(__name__)
+
+NEVER = str(1 << 62)
+"""An expected sequence that no subject has: the stream refuses the message, live listeners get it all the same."""
+
+
+async def write_reply(
+    bus: Bus, reply: Reply, *, attempt: AttemptRecord | None = None, booking: Booking | None = None
+) -> None:
+    """Make `reply` the terminal reply of its request, unless it has one.
+
+    Record and reply go out together, the record first. Raises UnavailableError when neither this nor another reply is
+    stored: the caller must come again.
+    """
+    event = _replied(reply, attempt, booking)
+    subject = str(ReplySubject(reply.client, reply.request_id))
+    event_subject = str(Event(reply.client, reply.request_id, "replied"))
+    recorded = await bus.send(event_subject, event.encode(), first=True)
+    written = await bus.send(subject, reply.encode(), headers=reply.headers(), first=True)
+    new_record = await _stored(recorded)
+    if await _stored(written):
+        if not new_record:
+            # A record without its reply: a router died between the two. The last record is the one that counts.
+            await bus.publish(event_subject, event.encode())
+        return
+    await _came_second(bus, subject, reply, attempt, booking)
+
+
+async def tell_again(bus: Bus, subject: str, reply: bytes, headers: dict[str, str]) -> None:
+    """Let live listeners hear a reply once more, or hear one that must not be stored here."""
+    await bus.tell(subject, reply, headers={**headers, h.EXPECTED_LAST_SUBJECT_SEQUENCE: NEVER})
+
+
+async def _stored(acknowledgement: Awaitable[Stored]) -> bool:
+    try:
+        await acknowledgement
+    except ConflictError:
+        return False
+    return True
+
+
+async def _came_second(
+    bus: Bus, subject: str, reply: Reply, attempt: AttemptRecord | None, booking: Booking | None
+) -> None:
+    stored = await bus.last(REPLIES, subject)
+    if stored is None:
+        raise UnavailableError(subject, "the reply stream takes no message and holds no reply")
+    first = Reply.decode(stored.data)
+    won = {a.attempt_id for a in first.attempts}
+    log.info("reply.already_written", client=reply.client, rid=reply.request_id, status=first.status)
+    if attempt is None or attempt.attempt_id in won:
+        return
+    lost = AttemptEnded(
+        client=reply.client,
+        rid=reply.request_id,
+        attempt=attempt,
+        booking="wasted" if booking == "billed" else booking or "unknown",
+        why="superseded",
+    )
+    await bus.publish(
+        str(Event(reply.client, reply.request_id, "attempt_ended")),
+        lost.encode(),
+        msg_id=message_id("attempt_ended", reply.client, reply.request_id, attempt.attempt_id),
+    )
+
+
+def _replied(reply: Reply, attempt: AttemptRecord | None, booking: Booking | None) -> Replied:
+    return Replied(
+        client=reply.client,
+        rid=reply.request_id,
+        request_hash=reply.request_hash,
+        status=reply.status,
+        error=reply.error.type if reply.error else None,
+        attempt=attempt,
+        booking=booking,
+        cost_usd=reply.cost_usd,
+        total_ms=reply.timings.total_ms,
+    )

@@ -1,0 +1,71 @@
+"""Outcomes in, replies out: settle, record, then write the one reply or the next attempt's work."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import ValidationError
+
+from router.consume import bury, consuming
+from router.core.settle import Settlement, settle
+from router.dispatcher import publish_work
+from router.ports import Bus, Delivery
+from router.replies import write_reply
+from router.world_book import WorldBook
+from schemas.event import AttemptEnded
+from schemas.ids import message_id
+from schemas.outcome import Outcome
+from schemas.work import WorkItem
+from subjects import Event
+from subjects.streams import SETTLER
+
+MAX_IN_FLIGHT = 512
+
+
+class Settler:
+    """Stateless: everything it needs came back in the outcome."""
+
+    def __init__(self, bus: Bus, book: WorldBook) -> None:
+        self._bus = bus
+        self._book = book
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        limit = self._book.in_force.policy.limits.max_deliveries
+        async with consuming(
+            self._bus, SETTLER, self._ended, self._given_up, max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit
+        ):
+            yield
+
+    async def _ended(self, delivery: Delivery) -> None:
+        try:
+            outcome = Outcome.decode(delivery.data)
+        except ValidationError as error:
+            # Its request is not lost: the sweeper answers it at its deadline.
+            await bury(self._bus, delivery, "bad_outcome", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
+            return
+        work = outcome.work
+        world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
+        settled = settle(outcome, world, self._book.in_force.policy)
+        if settled.reply is not None:
+            await write_reply(self._bus, settled.reply, attempt=settled.record, booking=settled.booking)
+        elif settled.retry is not None:
+            await self._retry(work, settled, settled.retry)
+
+    async def _retry(self, work: WorkItem, settled: Settlement, retry: WorkItem) -> None:
+        event = AttemptEnded(
+            client=work.client,
+            rid=work.rid,
+            attempt=settled.record,
+            booking=settled.booking,
+            next=retry.target,
+            why=settled.why,
+        )
+        await self._bus.publish(
+            str(Event(work.client, work.rid, "attempt_ended")),
+            event.encode(),
+            msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
+        )
+        await publish_work(self._bus, retry)
+
+    async def _given_up(self, delivery: Delivery) -> None:
+        await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without being settled")

@@ -1,0 +1,75 @@
+"""What the router has heard: the policy in force and the nodes' heartbeats, handed out as a `World` per decision."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from pydantic import ValidationError
+
+from router.ports import Bus, Headers
+from schemas.heartbeat import Heartbeat
+from schemas.policy import Policy
+from schemas.world import NodeView, World
+from subjects import is_token
+from subjects.streams import NODES_BUCKET
+
+log = structlog.get_logger(__name__)
+
+HEARTBEATS = f"$KV.{NODES_BUCKET}."
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInForce:
+    """A policy and the number of its revision."""
+
+    revision: int
+    policy: Policy
+
+
+class WorldBook:
+    """One per router process; written by what is heard, read by every decision."""
+
+    def __init__(self, bus: Bus, policy: PolicyInForce) -> None:
+        self._bus = bus
+        self._nodes: dict[str, NodeView] = {}
+        self.in_force = policy
+
+    def world(self, *, received_ms: int, request_seq: int) -> World:
+        # Built without validation: everything in it has been validated when it was heard.
+        return World.model_construct(
+            as_of_ms=self._bus.now_ms(),
+            received_ms=received_ms,
+            request_seq=request_seq,
+            policy=self.in_force.revision,
+            nodes=self._nodes,
+        )
+
+    @property
+    def nodes(self) -> Mapping[str, NodeView]:
+        return self._nodes
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Hear heartbeats: those that stand in the bucket, then each as it comes."""
+        async with self._bus.listen(f"{HEARTBEATS}>", self._heard):
+            async for letter in self._bus.read(f"KV_{NODES_BUCKET}"):
+                if letter.subject.removeprefix(HEARTBEATS) not in self._nodes:
+                    self._note(letter.subject, letter.data, letter.timestamp_ms)
+            yield
+
+    def _heard(self, subject: str, data: bytes, _headers: Headers) -> None:
+        self._note(subject, data, self._bus.now_ms())
+
+    def _note(self, subject: str, data: bytes, heard_ms: int) -> None:
+        node = subject.removeprefix(HEARTBEATS)
+        if not is_token(node) or not data:
+            return
+        try:
+            beat = Heartbeat.decode(data)
+        except ValidationError as error:
+            log.warning("heartbeat.unreadable", node=node, errors=error.error_count())
+            return
+        # A new dict each time: worlds that were handed out stay as they were.
+        view = NodeView(heard_ms=heard_ms, draining=beat.draining, models=beat.models)
+        self._nodes = {**self._nodes, node: view}

@@ -52,7 +52,7 @@ def quicken() -> None:
 
 
 @asynccontextmanager
-async def router(url: str, *, wait_s: float = 5.0) -> AsyncIterator[WorldBook]:
+async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
     """A router on the bus at `url`, its streams made where they are missing."""
     async with open_bus(url, name="llmbus router", wait_s=wait_s, make=True) as bus:
         store = await policy_store(bus)
@@ -118,7 +118,7 @@ async def follow_policy(store: PolicyStore, book: WorldBook, changed: asyncio.Ev
 
 @asynccontextmanager
 async def node(
-    url: str, name: str, *, stand_in: bool = False, allow_crash: bool = False, wait_s: float = 5.0,
+    url: str, name: str, *, stand_in: bool = False, allow_crash: bool = False, wait_s: float = 30.0,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Executor]:  # fmt: skip
     """The executor of node `name`, as the active policy describes it. Raises NodeUnknownError.

@@ -1,0 +1,1 @@
+"""Benchmarks: programs run by hand and by `make bench`, compared as ratios within one run; no timed assertions."""

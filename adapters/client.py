@@ -6,7 +6,7 @@ async with Client.connect("nats://127.0.0.1:4222", "npc-ai") as client:
 """
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,10 +16,12 @@ from adapters.mailbox import Heard, Mailbox
 from router.errors import BusError, LlmbusError, TooLargeError
 from router.ports import NO_HEADERS, Headers, Letter
 from schemas import headers as h
+from schemas.chunk import Chunk
 from schemas.failure import RETRYABLE, Error, ErrorType
 from schemas.ids import message_id
 from schemas.reply import Reply
 from schemas.request import DEFAULT_DEADLINE_MS, LlmRequest, request_hash
+from subjects import Chunk as ChunkSubject
 from subjects import Request, token
 
 REPLY_GRACE_MS = 5_000
@@ -95,6 +97,21 @@ class Client:
         with self._mailbox.expecting(ticket.client, ticket.request_id) as heard:
             letter = await self._mailbox.stored(ticket.client, ticket.request_id)
             return _answer(letter or await await_reply(self._mailbox, heard, ticket))
+
+    @asynccontextmanager
+    async def hearing(self, request_id: str, on_piece: Callable[[str, str], None]) -> AsyncIterator[None]:
+        """Call `on_piece(attempt_id, text)` for each piece of a streamed answer; enter it before the request is made.
+
+        Another attempt id means that the answer starts over.
+        """
+
+        def heard(_subject: str, data: bytes, _headers: Headers) -> None:
+            chunk = Chunk.decode(data)
+            on_piece(chunk.attempt_id, chunk.text)
+
+        subject = str(ChunkSubject(self.name, request_id, 0)).removesuffix("0") + "*"
+        async with self._bus.listen(subject, heard):
+            yield
 
     async def route_request(self, agent_name: str, task_type: str, message: str, **kwargs: Any) -> dict[str, Any]:
         """The old face that agents already call: the answer as a plain dictionary.

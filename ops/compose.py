@@ -18,9 +18,10 @@ from adapters.bus import JetStreamBus, open_bus
 from adapters.providers import Backend, Setup, build
 from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
+from router.attempt import Served
 from router.dispatcher import Dispatcher
 from router.errors import AttemptError, LlmbusError, one_error
-from router.executor import Executor, Served
+from router.executor import Executor
 from router.ports import Headers, Provider
 from router.settler import Settler
 from router.sweeper import Sweeper

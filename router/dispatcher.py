@@ -4,7 +4,7 @@ The record is written once per (client, request id), and before any work is. So 
 killed router or from its own client, meets its first decision and follows that one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from router.consume import bury, consuming
 from router.core.admit import Asked, admit
 from router.core.decide import Ruling, deadline_at_ms, decide
 from router.errors import ConflictError, TooLargeError, UnavailableError
-from router.ports import Bus, Delivery, Headers
+from router.ports import Bus, Delivery, Headers, Stored
 from router.replies import tell_again, write_reply
 from router.world_book import WorldBook
 from schemas import headers as h
@@ -25,12 +25,12 @@ from schemas.decision import Decided, Decision, Forward, Refuse, Wait
 from schemas.failure import RETRYABLE, Error, ErrorType
 from schemas.ids import message_id
 from schemas.reply import Reply
-from schemas.request import Chat, LlmRequest, request_hash
+from schemas.request import request_hash
 from schemas.work import WorkItem
 from schemas.world import World
 from subjects import Event, Request, Work, parse
 from subjects import Reply as ReplySubject
-from subjects.streams import DISPATCHER, EVENTS, REPLIES, REQUESTS, ROUTER, WAITERS
+from subjects.streams import DISPATCHER, EVENTS, REPLIES, REQUESTS, ROUTER, WAITERS, WORK
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class Dispatcher:
         asked = admit(subject, delivery.data, delivery.headers, delivery.seq, self._book.in_force.policy.limits)
         if asked.unreadable:
             await bury(self._bus, delivery, "unreadable", asked.refusal.message if asked.refusal else "")
-        await self._dispatch(asked, delivery.timestamp_ms)
+        await self._dispatch(asked, delivery.timestamp_ms, fresh=delivery.delivered == 1)
 
     async def _waited(self, delivery: Delivery) -> None:
         try:
@@ -87,22 +87,49 @@ class Dispatcher:
         if letter is None or not isinstance(subject, Request):
             raise UnavailableError(REQUESTS, f"request {seq} cannot be read back")
         asked = admit(subject, letter.data, letter.headers, seq, self._book.in_force.policy.limits)
-        await self._dispatch(asked, letter.timestamp_ms)
+        await self._dispatch(asked, letter.timestamp_ms, fresh=delivery.delivered == 1)
 
-    async def _dispatch(self, asked: Asked, received_ms: int) -> None:
+    async def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> None:
+        """`fresh`: it was never seen before, as far as the broker can tell."""
         world = self._book.world(received_ms=received_ms, request_seq=asked.seq)
         ruling = decide(asked, world, self._book.in_force.policy)
         if isinstance(ruling.decision.choice, Wait):
             await self._wait(asked, ruling.decision, ruling.decision.choice)
             return
+        recorded = await self._record(asked, world, ruling.decision)
+        if fresh and (work := _work(asked, world, ruling)) is not None:
+            await self._forward_at_once(asked, world, recorded, work)
+            return
         try:
-            await self._record(asked, world, ruling.decision)
+            await recorded
         except ConflictError:
             await self._decided_before(asked, world)
-            return
-        await self._apply(asked, world, ruling)
+        else:
+            await self._apply(asked, world, ruling)
 
-    async def _record(self, asked: Asked, world: World, decision: Decision) -> None:
+    async def _forward_at_once(self, asked: Asked, world: World, recorded: Awaitable[Stored], work: WorkItem) -> None:
+        """The work right behind its record on the same connection, without the wait in between.
+
+        Should the record turn out to be taken, the work is a double: the broker drops it by its message id, and one
+        whose id it has forgotten is taken back.
+        """
+        try:
+            forwarded = await send_work(self._bus, work)
+        except TooLargeError as error:
+            await recorded
+            await self._too_large(asked, world, work.decision, error)
+            return
+        try:
+            await recorded
+        except ConflictError:
+            stored = await forwarded
+            if not stored.duplicate:
+                await self._bus.delete(WORK, stored.seq)
+            await self._decided_before(asked, world)
+        else:
+            await forwarded
+
+    async def _record(self, asked: Asked, world: World, decision: Decision) -> Awaitable[Stored]:
         decided = Decided(
             client=asked.client,
             rid=asked.rid,
@@ -113,23 +140,26 @@ class Dispatcher:
             world=world,
             decision=decision,
         )
-        await self._bus.publish(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
+        return await self._bus.send(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
 
     async def _apply(self, asked: Asked, world: World, ruling: Ruling) -> None:
-        match ruling.decision.choice:
-            case Forward() as forward if asked.request is not None and ruling.chat is not None:
-                work = _work(asked, asked.request, world, ruling.decision, forward, ruling.chat)
+        choice = ruling.decision.choice
+        if isinstance(choice, Forward):
+            work = _work(asked, world, ruling)
+            if work is not None:
                 try:
-                    await publish_work(self._bus, work)
+                    await (await send_work(self._bus, work))
                 except TooLargeError as error:
-                    refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
-                    await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
-            case Refuse() as refuse:
-                await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
-            case _:
-                # Recorded under another policy as to be forwarded, and now without anything to forward.
-                refuse = Refuse(error=ErrorType.INTERNAL, message="the policy changed while it was being decided")
-                await write_reply(self._bus, _refused(asked, world, ruling.decision, refuse))
+                    await self._too_large(asked, world, work.decision, error)
+                return
+            # Recorded as to be forwarded, under a policy that is gone; today's leaves nothing to forward.
+            choice = Refuse(error=ErrorType.INTERNAL, message="the policy changed while it was being decided")
+        if isinstance(choice, Refuse):
+            await write_reply(self._bus, _refused(asked, world, ruling.decision.line(), choice))
+
+    async def _too_large(self, asked: Asked, world: World, line: str, error: TooLargeError) -> None:
+        refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
+        await write_reply(self._bus, _refused(asked, world, line, refuse))
 
     async def _decided_before(self, asked: Asked, world: World) -> None:
         """It has a record: ours from before a crash, or that of another request under the same id."""
@@ -156,9 +186,10 @@ class Dispatcher:
             message=f"request id {asked.rid!r} was used for another request; its answer to this one is at {own}",
         )
         decision = Decision(choice=refuse, stage="admit")
-        reply = _refused(asked, world, decision, refuse)
+        reply = _refused(asked, world, decision.line(), refuse)
         await tell_again(self._bus, reply_subject, reply.encode(), reply.headers())
-        await self._dispatch(replace(asked, rid=own, request=None, refusal=refuse), world.received_ms)
+        renamed = replace(asked, rid=own, request=None, refusal=refuse)
+        await self._dispatch(renamed, world.received_ms, fresh=False)
 
     async def _wait(self, asked: Asked, decision: Decision, wait: Wait) -> None:
         """Ask the broker to bring it again: nobody sleeps on it, and it outlives this process."""
@@ -184,16 +215,16 @@ class Dispatcher:
         world = self._book.world(received_ms=delivery.timestamp_ms, request_seq=delivery.seq)
         decision = Decision(choice=refuse, stage="admit")
         with suppress(ConflictError):
-            await self._record(asked, world, decision)
-        await write_reply(self._bus, _refused(asked, world, decision, refuse))
+            await (await self._record(asked, world, decision))
+        await write_reply(self._bus, _refused(asked, world, decision.line(), refuse))
 
     async def _given_up(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
 
 
-async def publish_work(bus: Bus, work: WorkItem) -> None:
-    """Put an attempt on its node's subject, once."""
-    await bus.publish(
+async def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:
+    """Put an attempt on its node's subject, once. Raises TooLargeError at once, BusError when awaited."""
+    return await bus.send(
         str(Work(work.target.node, work.target.model, work.urgency, work.rid)),
         work.encode(),
         headers={h.DEADLINE_AT_MS: str(work.deadline_at_ms)},
@@ -201,9 +232,11 @@ async def publish_work(bus: Bus, work: WorkItem) -> None:
     )
 
 
-def _work(
-    asked: Asked, request: LlmRequest, world: World, decision: Decision, forward: Forward, chat: Chat
-) -> WorkItem:
+def _work(asked: Asked, world: World, ruling: Ruling) -> WorkItem | None:
+    """The first attempt; None when nothing is to be forwarded."""
+    request, forward, chat = asked.request, ruling.decision.choice, ruling.chat
+    if request is None or chat is None or not isinstance(forward, Forward):
+        return None
     return WorkItem(
         client=asked.client,
         rid=asked.rid,
@@ -211,7 +244,7 @@ def _work(
         request_seq=asked.seq,
         capability=asked.capability,
         agent=request.agent,
-        task=decision.task,
+        task=ruling.decision.task,
         urgency=request.urgency,
         attempt=1,
         target=forward.target,
@@ -221,12 +254,12 @@ def _work(
         deadline_at_ms=deadline_at_ms(request, world),
         sent_ms=world.as_of_ms,
         policy=world.policy,
-        decision=decision.line(),
+        decision=ruling.decision.line(),
         traceparent=asked.traceparent,
     )
 
 
-def _refused(asked: Asked, world: World, decision: Decision, refuse: Refuse) -> Reply:
+def _refused(asked: Asked, world: World, line: str, refuse: Refuse) -> Reply:
     error = Error(
         type=refuse.error,
         request_id=asked.rid,
@@ -239,7 +272,7 @@ def _refused(asked: Asked, world: World, decision: Decision, refuse: Refuse) -> 
         request_hash=asked.request_hash,
         error=error,
         total_ms=max(0, world.as_of_ms - world.received_ms),
-        decision=decision.line(),
+        decision=line,
         policy=world.policy,
         traceparent=asked.traceparent,
     )

@@ -5,7 +5,6 @@ already done?, place, record, call, outcome stored, acknowledgement confirmed.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,18 +13,17 @@ from functools import partial
 import structlog
 from pydantic import ValidationError
 
+from router.attempt import Served, call
 from router.consume import AGAIN_MS, bury
-from router.errors import AttemptError, BusError, TooLargeError, one_error
+from router.errors import BusError, TooLargeError
 from router.lane import Lane
-from router.ports import Bus, Call, Delivery, Progress, Provider
-from schemas.chunk import Chunk
+from router.ports import Bus, Delivery, Stored
 from schemas.event import AttemptStarted
 from schemas.failure import Failure, FailureKind
 from schemas.heartbeat import Heartbeat, ModelState
 from schemas.ids import message_id
-from schemas.outcome import Answer, AttemptTimings, Outcome
+from schemas.outcome import AttemptTimings, Outcome
 from schemas.work import WorkItem, attempt_id
-from subjects import Chunk as ChunkSubject
 from subjects import Event, Reply
 from subjects import Outcome as OutcomeSubject
 from subjects.grammar import URGENCIES, Urgency
@@ -38,17 +36,6 @@ WORKING_S = 2.0
 """A third of the acknowledgement time."""
 RECENT = 20
 """Attempts that count for a model's health."""
-
-
-@dataclass(slots=True)
-class Served:
-    """A model as this node serves it right now; replaced when a probe finds something else."""
-
-    provider: Provider
-    provider_name: str
-    stand_in: bool = False
-    why_not: str | None = None
-    """Why it cannot be used, and what to do."""
 
 
 @dataclass(slots=True)
@@ -133,78 +120,54 @@ class Executor:
         if delivery.delivered > self._max_deliveries:
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
             why = f"its attempt was started {self._max_deliveries} times and never ended"
-            outcome = self._unanswered(seat, work, delivery, FailureKind.POISON, why)
+            await self._report(self._unanswered(seat, work, delivery, FailureKind.POISON, why))
         else:
             async with seat.lane.place(work.urgency, delivery.seq):
-                outcome = await self._attempt(seat, work, delivery)
-        await self._report(outcome)
+                await self._attempt(seat, work, delivery)
         await delivery.ack_sync()
 
-    async def _attempt(self, seat: _Seat, work: WorkItem, delivery: Delivery) -> Outcome:
-        """One call of the provider, never after the deadline."""
-        left_ms = work.deadline_at_ms - self._bus.now_ms()
-        if left_ms <= 0:
-            return self._unanswered(seat, work, delivery, FailureKind.DEADLINE, "its time ran out in the queue")
+    async def _attempt(self, seat: _Seat, work: WorkItem, delivery: Delivery) -> None:
+        """One call of the provider, never after the deadline, and its outcome stored."""
+        now_ms = self._bus.now_ms()
         served = seat.served
+        if now_ms >= work.deadline_at_ms:
+            why = "its time ran out in the queue"
+            await self._report(self._unanswered(seat, work, delivery, FailureKind.DEADLINE, why))
+            return
         if served.why_not is not None:
-            return self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not)
-        queue_ms = max(0, self._bus.now_ms() - work.sent_ms)
+            await self._report(self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not))
+            return
         attempt = attempt_id(work.attempt, delivery.delivered)
+        recorded = await self._record(work, attempt, served, now_ms)
+        if delivery.delivered > 1:
+            # The decision's record names the first execution; a later one must stand before it can spend.
+            await recorded
+        tried = await call(self._bus, served, work, attempt, (work.deadline_at_ms - now_ms) / 1000)
+        seat.ended(tried.failure is None)
+        await self._report(
+            Outcome(
+                work=work,
+                attempt_id=attempt,
+                node=self.node,
+                provider=served.provider_name,
+                answer=tried.answer,
+                failure=tried.failure,
+                stand_in=served.stand_in,
+                timings=tried.timings(queue_ms=max(0, now_ms - work.sent_ms)),
+            )
+        )
+        await recorded
+
+    async def _record(self, work: WorkItem, attempt: str, served: Served, now_ms: int) -> Awaitable[Stored]:
         started = AttemptStarted(
             client=work.client, rid=work.rid, attempt_id=attempt, target=work.target, provider=served.provider_name,
-            started_ms=self._bus.now_ms(),
+            started_ms=now_ms,
         )  # fmt: skip
-        recorded = await self._bus.send(
+        return await self._bus.send(
             str(Event(work.client, work.rid, "attempt_started")),
             started.encode(),
             msg_id=message_id("attempt_started", work.client, work.rid, attempt),
         )
-        if delivery.delivered > 1:
-            # The decision's record names the first execution; a later one must stand before it can spend.
-            await recorded
-        begun = time.monotonic()
-        first: list[float] = []
-        answer, failure = await self._call(served, work, attempt, left_ms / 1000, first)
-        if delivery.delivered == 1:
-            await recorded
-        seat.ended(failure is None)
-        return Outcome(
-            work=work,
-            attempt_id=attempt,
-            node=self.node,
-            provider=served.provider_name,
-            answer=answer,
-            failure=failure,
-            stand_in=served.stand_in,
-            timings=AttemptTimings(
-                queue_ms=queue_ms,
-                load_ms=answer.load_ms if answer else None,
-                first_token_ms=round((first[0] - begun) * 1000, 3) if first else None,
-                total_ms=round((time.monotonic() - begun) * 1000, 3),
-            ),
-        )
-
-    async def _call(
-        self, served: Served, work: WorkItem, attempt: str, left_s: float, first: list[float]
-    ) -> tuple[Answer | None, Failure | None]:
-        target = work.target
-        call = Call(
-            backend=target.backend,
-            chat=work.chat,
-            first_token_ms=target.first_token_ms,
-            idle_ms=target.idle_ms,
-            stands_in_for=target.backend if served.stand_in else None,
-        )
-        try:
-            async with asyncio.timeout(left_s), _chunks(self._bus, work, attempt, first) as progress:
-                return await served.provider.chat(call, progress), None
-        except AttemptError as error:
-            return None, error.failure
-        except TimeoutError:
-            return None, Failure(kind=FailureKind.DEADLINE, message="its time ran out while the model was answering")
-        except Exception as error:
-            log.exception("attempt.failed", rid=work.rid, node=self.node, model=target.model)
-            return None, Failure(kind=FailureKind.INTERNAL, message=f"{type(error).__name__} in {served.provider_name}")
 
     async def _already_done(self, work: WorkItem) -> bool:
         """It came back, but an outcome of this attempt, or the reply, is stored: nothing is to be run."""
@@ -282,35 +245,3 @@ def _state(seat: _Seat) -> ModelState:
         usable=served.why_not is None,
         why_not=served.why_not,
     )
-
-
-@asynccontextmanager
-async def _chunks(bus: Bus, work: WorkItem, attempt: str, first: list[float]) -> AsyncIterator[Progress]:
-    """Note when the first token came; send numbered chunks if the client wants a stream."""
-    pieces: asyncio.Queue[tuple[str, str | None] | None] = asyncio.Queue()
-
-    def piece(text: str, reasoning: str | None = None) -> None:
-        if not first:
-            first.append(time.monotonic())
-        if work.chat.stream:
-            pieces.put_nowait((text, reasoning))
-
-    progress = Progress(on_text=piece, on_reasoning=lambda thought: piece("", thought))
-    if not work.chat.stream:
-        yield progress
-        return
-
-    async def send() -> None:
-        n = 0
-        while (item := await pieces.get()) is not None:
-            chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, text=item[0], reasoning=item[1])
-            await bus.tell(str(ChunkSubject(work.client, work.rid, n)), chunk.encode())
-            n += 1
-
-    with one_error():
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(send())
-            try:
-                yield progress
-            finally:
-                pieces.put_nowait(None)

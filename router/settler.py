@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from router.consume import bury, consuming
 from router.core.settle import Settlement, settle
-from router.dispatcher import publish_work
+from router.dispatcher import send_work
 from router.ports import Bus, Delivery
 from router.replies import write_reply
 from router.world_book import WorldBook
@@ -65,7 +65,7 @@ class Settler:
             event.encode(),
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
-        await publish_work(self._bus, retry)
+        await (await send_work(self._bus, retry))
 
     async def _given_up(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without being settled")

@@ -127,7 +127,7 @@ class JetStreamBus:
         await self.read_clock()
 
     async def reconnected(self) -> None:
-        await self._publisher.resend()
+        self._publisher.resend()
         for pull in tuple(self._pulls):
             await pull.renew()
 

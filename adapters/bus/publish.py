@@ -5,15 +5,15 @@ until `GIVE_UP_S`; only then is it unknown. A broker that restarts is thus waite
 """
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from pydantic_core import from_json
 
+from adapters.bus.wire import frame, header_block, write
 from router.errors import BusError, ConflictError, TooLargeError, UnavailableError, UnknownError
 from router.ports import Headers, Stored
 from schemas import headers as h
@@ -24,26 +24,17 @@ GIVE_UP_S = 30.0
 CONFLICTS = frozenset({10071, 10164, 10077})
 TOO_LARGE = 10054
 CONFIRMED = {"stream": "", "seq": 0}
-LINE = "NATS/1.0\r\n\r\n"
-
-
-def wire_size_bytes(data: bytes, headers: Headers) -> int:
-    """What the server compares with max_payload: headers count too."""
-    if not headers:
-        return len(data)
-    return len(data) + len(LINE) + sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
 
 
 @dataclass(slots=True)
 class _Pending:
     subject: str
-    data: bytes
-    headers: dict[str, str]
-    reply: str
+    frame: bytes
     done: asyncio.Future[Stored]
     first_sent: float
     send_again: float
     repeatable: bool
+    sent: bool = False
     last_error: str = ""
 
 
@@ -68,28 +59,26 @@ class Publisher:
             wire[h.MSG_ID] = msg_id
         if first:
             wire[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = "0"
-        size, limit = wire_size_bytes(data, wire), self._client.max_payload
-        if size > limit:
+        block = header_block(wire) if wire else b""
+        # Headers count too. Over the limit the server would close the connection.
+        if len(block) + len(data) > self._client.max_payload:
+            size, limit = len(block) + len(data), self._client.max_payload
             raise TooLargeError(subject, f"{size} bytes are more than the broker's {limit}")
-        return await self._start(subject, data, wire, repeatable=msg_id is not None or first)
-
-    async def _start(
-        self, subject: str, data: bytes, wire: dict[str, str], *, repeatable: bool
-    ) -> asyncio.Future[Stored]:
-        self._count += 1
-        key = str(self._count)
-        now = time.monotonic()
-        pending = _Pending(
-            subject, data, wire, f"{self._prefix}.{key}", asyncio.get_running_loop().create_future(),
-            now, now + ACK_TIMEOUT_S, repeatable,
-        )  # fmt: skip
-        self._pending[key] = pending
-        await self._write(pending)
-        return pending.done
+        return await self._start(subject, block, data, repeatable=msg_id is not None or first)
 
     async def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
         """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
-        return await self._start(subject, data, {}, repeatable=True)
+        return await self._start(subject, b"", data, repeatable=True)
+
+    async def _start(self, subject: str, block: bytes, data: bytes, *, repeatable: bool) -> asyncio.Future[Stored]:
+        self._count += 1
+        key = str(self._count)
+        now = time.monotonic()
+        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        ready = frame(subject, f"{self._prefix}.{key}", block, data)
+        self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable)
+        await self._write(pending)
+        return done
 
     async def watch(self) -> None:
         """Send again what is overdue, for ever."""
@@ -102,13 +91,13 @@ class Publisher:
                 elif now >= pending.send_again:
                     await self._overdue(key, pending, now)
 
-    async def resend(self) -> None:
+    def resend(self) -> None:
         """The connection is new: what was on the way may be lost."""
         for pending in list(self._pending.values()):
             pending.send_again = 0.0
 
     async def _overdue(self, key: str, pending: _Pending, now: float) -> None:
-        if pending.repeatable and now < pending.first_sent + GIVE_UP_S:
+        if (pending.repeatable or not pending.sent) and now < pending.first_sent + GIVE_UP_S:
             pending.send_again = now + ACK_TIMEOUT_S
             await self._write(pending)
             return
@@ -120,12 +109,12 @@ class Publisher:
         )
 
     async def _write(self, pending: _Pending) -> None:
-        try:
-            await self._client.publish(
-                pending.subject, pending.data, reply=pending.reply, headers=pending.headers or None
-            )
-        except nats.errors.OutboundBufferLimitError:
-            pending.send_again = time.monotonic() + RETRY_S
+        """Without a connection it stays here; the next round sends it."""
+        if self._client.is_connected:
+            pending.sent = True
+            await write(self._client, pending.frame)
+        else:
+            pending.send_again = 0.0
 
     async def _acknowledged(self, msg: Msg) -> None:
         key = msg.subject.rpartition(".")[2]
@@ -140,7 +129,7 @@ class Publisher:
         del self._pending[key]
         if pending.done.done():
             return
-        ack: dict[str, Any] = json.loads(msg.data) if msg.data else CONFIRMED
+        ack: dict[str, Any] = from_json(msg.data) if msg.data else CONFIRMED
         error = ack.get("error")
         if error is None:
             pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))

@@ -1,0 +1,59 @@
+"""The guardrails by name, and `screen`, which applies a policy's rules about them to a request's texts.
+
+Adding a guardrail is one file with one function of type `Guardrail`, and one line in `GUARDRAILS`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from router.core.guardrails.base import Guardrail, Match, Span
+from router.core.guardrails.injection import injection
+from router.core.guardrails.secrets import secrets
+from schemas.decision import Finding
+from schemas.policy import GuardrailRule
+
+GUARDRAILS: Final[Mapping[str, Guardrail]] = MappingProxyType({"secrets": secrets, "injection": injection})
+
+
+def screen(texts: Sequence[str], rules: Mapping[str, GuardrailRule]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """What the guardrails found, and the texts with what the policy wants redacted replaced by `[REDACTED:<code>]`."""
+    findings: dict[tuple[str, str, str], Finding] = {}
+    redacted: list[Match] = []
+    for name, rule in rules.items():
+        if rule.action == "off":
+            continue
+        for match in GUARDRAILS[name](texts):
+            finding = _finding(name, rule, match)
+            key = (name, match.code, finding.action)
+            if key not in findings or findings[key].score < finding.score:
+                findings[key] = finding
+            if finding.action == "redact":
+                redacted.append(match)
+    return tuple(findings.values()), _redact(texts, redacted)
+
+
+def _finding(name: str, rule: GuardrailRule, match: Match) -> Finding:
+    action = rule.action
+    if action == "off" or match.score < rule.threshold or (action == "redact" and match.span is None):
+        action = "flag"
+    return Finding(rule=name, code=match.code, score=match.score, action=action)
+
+
+def _redact(texts: Sequence[str], matches: Iterable[Match]) -> tuple[str, ...]:
+    """Overlapping spans become one, under the code of the first."""
+    spans: dict[int, list[tuple[Span, str]]] = {}
+    for match in matches:
+        if match.span is not None:
+            spans.setdefault(match.span.text, []).append((match.span, match.code))
+    return tuple(_without(text, sorted(spans[at])) if at in spans else text for at, text in enumerate(texts))
+
+
+def _without(text: str, spans: Sequence[tuple[Span, str]]) -> str:
+    parts: list[str] = []
+    reached = 0
+    for span, code in spans:
+        if not parts or span.start >= reached:
+            parts += text[reached : span.start], f"[REDACTED:{code}]"
+        reached = max(reached, span.end)
+    return "".join((*parts, text[reached:]))

@@ -1,0 +1,285 @@
+"""What providers over HTTP share: one pooled client each, streaming with a limit to everything."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+from pydantic import SecretStr
+from pydantic_core import from_json, to_json
+
+from adapters.providers.failures import interrupted, kind_of, malformed, retry_after_ms, sentence
+from adapters.providers.pool import Transport
+from router.errors import AttemptError
+from router.ports import Call, Progress
+from schemas.failure import Failure, FailureKind
+from schemas.outcome import Answer
+
+CONNECT_S: Final = 5.0
+PROBE_S: Final = 5.0
+REFUSAL_S: Final = 2.0
+"""How long the body of a refusal may take; the status alone classifies it well enough."""
+DRAIN_S: Final = 0.25
+"""What a whole answer waits for the end of its body, so that the connection can be used again."""
+LINE_BYTES: Final = 8 << 20
+ANSWER_BYTES: Final = 4 << 20
+UPSTREAM_CHARS: Final = 4096
+MESSAGE_CHARS: Final = 400
+
+Remedies = Mapping[int, str]
+"""What to do about a status, for the one who reads the error."""
+NO_REMEDIES: Final[Remedies] = {}
+
+# Below that they write down each request, and word for word what upstreams say, a quoted key too.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Reading(ABC):
+    """An answer as it comes in: bounded, and each piece told on at once. A dialect teaches it its lines."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._size = 0
+        self.pieces = 0
+        """What the answer has grown by; the patience for the next piece starts anew with each."""
+        self.complete = False
+        """The dialect's end mark was read: whatever follows, the answer is whole."""
+
+    @abstractmethod
+    def line(self, line: bytes) -> None:
+        """Take one line, without its line end. Raises AttemptError."""
+
+    @abstractmethod
+    def answer(self) -> Answer:
+        """The whole answer, once the body has ended. Raises AttemptError when it is not whole."""
+
+    def on_text(self, piece: str | None) -> None:
+        if piece:
+            self.grow(piece)
+            self._text.append(piece)
+            self._progress.on_text(piece)
+
+    def on_reasoning(self, piece: str | None) -> None:
+        if piece:
+            self.grow(piece)
+            self._reasoning.append(piece)
+            self._progress.on_reasoning(piece)
+
+    def grow(self, piece: str) -> None:
+        """Count a piece, of whatever kind, against the size of an answer."""
+        self.pieces += 1
+        self._size += len(piece) if piece.isascii() else len(piece.encode())
+        if self._size > ANSWER_BYTES:
+            raise AttemptError.of(FailureKind.MALFORMED, f"the answer is larger than {ANSWER_BYTES >> 20} MB")
+
+    def feed(self, lines: Iterable[bytes]) -> bool:
+        """Take lines until the answer is whole, and tell whether it is."""
+        for line in lines:
+            self.line(line)
+            if self.complete:
+                break
+        return self.complete
+
+    def last_line(self, line: bytes) -> None:
+        """Take what came after the last line end. What is half a line here was cut off, not malformed."""
+        try:
+            self.line(line)
+        except AttemptError as error:
+            if error.failure.kind is not FailureKind.MALFORMED:
+                raise
+            raise interrupted("the answer ends in the middle of a line") from None
+
+
+class Lines:
+    """Cuts bytes into lines, however they arrive; a character split between two pieces stays whole."""
+
+    def __init__(self) -> None:
+        self.rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        searched = len(self.rest)
+        self.rest += data
+        if self.rest.find(b"\n", searched) < 0:
+            if len(self.rest) > LINE_BYTES:
+                raise AttemptError.of(FailureKind.MALFORMED, f"a line is longer than {LINE_BYTES >> 20} MB")
+            return []
+        *lines, self.rest = self.rest.split(b"\n")
+        return [bytes(line.removesuffix(b"\r")) for line in lines]
+
+
+class Bearer(httpx.Auth):
+    """Puts a key into a request at the last moment, so that it stands in nothing that is ever printed."""
+
+    def __init__(self, key: SecretStr) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        yield request
+
+
+class Upstream:
+    """The connections to one server, and what its failures mean."""
+
+    def __init__(self, url: str | None, secrets: Sequence[SecretStr] = ()) -> None:
+        parsed = httpx.URL(url or "")
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise ValueError("a provider needs a url like http://127.0.0.1:11434")
+        self.host = parsed.host
+        self.name = parsed.netloc.decode()
+        self._secrets = secrets
+        for at, secret in enumerate(secrets, start=1):
+            if not _fits_a_header(secret):
+                raise ValueError(f"key {at} for {self.name} is empty or has characters that no header may hold")
+        # Redirects, proxies and .netrc could each send a key somewhere else. How many calls run is bounded by the
+        # executor's slots. Reads have no limit here: `stream` knows better what it is waiting for.
+        self._client = httpx.AsyncClient(
+            base_url=parsed,
+            transport=Transport(httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)),
+            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+            timeout=httpx.Timeout(None, connect=CONNECT_S),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def stream(
+        self, path: str, body: Mapping[str, Any], call: Call, reading: Reading, *, auth: httpx.Auth | None = None,
+        remedies: Remedies = NO_REMEDIES,
+    ) -> Answer:  # fmt: skip
+        """POST `body` and let `reading` have the answer line by line. Raises AttemptError."""
+        content = to_json(body, exclude_none=True, inf_nan_mode="null")
+        failure: Failure | None = None
+        answered = False
+        try:
+            async with (
+                asyncio.timeout(call.first_token_ms / 1000) as patience,
+                self._client.stream("POST", path, content=content, auth=auth) as response,
+            ):
+                answered = response.status_code == httpx.codes.OK
+                if answered:
+                    await _read(response, reading, patience, call.idle_ms / 1000)
+                else:
+                    failure = await self._refusal(response, remedies)
+        except TimeoutError:
+            failure = self._late(call, reading)
+        except httpx.HTTPError as error:
+            failure = self._broken(error, answered=answered)
+        except AttemptError as error:
+            failure = error.failure
+        if failure is None or reading.complete:
+            try:
+                return reading.answer()
+            except AttemptError as error:
+                failure = error.failure
+        # Raised out here, the error carries no context: an httpx error holds the request, and with it the key.
+        failure = self._fit_to_tell(failure)
+        raise AttemptError(failure)
+
+    async def listed(self, path: str, items: str, name: str, *, auth: httpx.Auth | None = None) -> set[str]:
+        """The `name` of each of the `items` in a page, for probes. Raises AttemptError."""
+        body = await self._get(path, auth)
+        try:
+            return {str(item[name]) for item in from_json(body)[items]}
+        except (ValueError, KeyError, TypeError):
+            failure = malformed(f"{self.name}{path} is no list of {items}: is the url right?", body).failure
+        failure = self._fit_to_tell(failure)
+        raise AttemptError(failure)
+
+    async def _get(self, path: str, auth: httpx.Auth | None) -> bytes:
+        body = bytearray()
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(PROBE_S), self._client.stream("GET", path, auth=auth) as response:
+                if response.status_code != httpx.codes.OK:
+                    failure = await self._refusal(response, NO_REMEDIES)
+                else:
+                    async for data in response.aiter_bytes():
+                        body += data
+                        if len(body) > LINE_BYTES:
+                            raise AttemptError.of(FailureKind.MALFORMED, f"{self.name}{path} does not end")
+        except TimeoutError:
+            failure = Failure(kind=FailureKind.SILENCE, message=f"{self.name} did not answer within {PROBE_S:g} s")
+        except httpx.HTTPError as error:
+            failure = self._broken(error, answered=False)
+        if failure is None:
+            return bytes(body)
+        failure = self._fit_to_tell(failure)
+        raise AttemptError(failure)
+
+    async def _refusal(self, response: httpx.Response, remedies: Remedies) -> Failure:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(REFUSAL_S):
+                async for data in response.aiter_bytes():
+                    body += data
+                    if len(body) > 2 * UPSTREAM_CHARS:
+                        break
+        except (TimeoutError, httpx.HTTPError):
+            pass  # the status is there
+        status = response.status_code
+        text = body.decode(errors="replace")
+        remedy = remedies.get(status)
+        said = sentence(text) or response.reason_phrase
+        return Failure(
+            kind=kind_of(status, text),
+            message=f"{self.name} answered {status}: {said}" + (f"; {remedy}" if remedy else ""),
+            status=status,
+            retry_after_ms=retry_after_ms(response.headers),
+            upstream=text or None,
+        )
+
+    def _late(self, call: Call, reading: Reading) -> Failure:
+        if reading.pieces:
+            return Failure(
+                kind=FailureKind.INTERRUPTED, message=f"{self.name} fell silent for {call.idle_ms} ms within its answer"
+            )
+        return Failure(kind=FailureKind.SILENCE, message=f"{self.name} said nothing for {call.first_token_ms} ms")
+
+    def _broken(self, error: httpx.HTTPError, *, answered: bool) -> Failure:
+        if isinstance(error, httpx.DecodingError):
+            kind = FailureKind.MALFORMED
+        else:
+            kind = FailureKind.INTERRUPTED if answered else FailureKind.CONNECTION
+        what = "broke off its answer" if answered else "cannot be reached"
+        why = str(error) or type(error).__name__
+        return Failure(kind=kind, message=f"{self.name} {what}: {why}")
+
+    def _fit_to_tell(self, failure: Failure) -> Failure:
+        """Without keys, which upstreams like to quote, then cut to size: the other way round half a key could stay."""
+        told = {"message": failure.message, "upstream": failure.upstream or ""}
+        for secret in self._secrets:
+            told = {name: text.replace(secret.get_secret_value(), "[key]") for name, text in told.items()}
+        cut = {"message": told["message"][:MESSAGE_CHARS], "upstream": told["upstream"][:UPSTREAM_CHARS] or None}
+        return failure.model_copy(update=cut)
+
+
+def _fits_a_header(key: SecretStr) -> bool:
+    text = key.get_secret_value()
+    return text.isascii() and text.isprintable() and text.strip() == text != ""
+
+
+async def _read(response: httpx.Response, reading: Reading, patience: asyncio.Timeout, idle_s: float) -> None:
+    """Feed the body to `reading`, with patience for the first piece, then for each next one, then for the end."""
+    clock = asyncio.get_running_loop().time
+    lines = Lines()
+    pieces = 0
+    whole = False
+    async for data in response.aiter_bytes():
+        if whole:
+            continue
+        whole = reading.feed(lines.feed(data))
+        if whole:
+            patience.reschedule(clock() + DRAIN_S)
+        elif reading.pieces > pieces:
+            pieces = reading.pieces
+            patience.reschedule(clock() + idle_s)
+    if lines.rest and not whole:
+        reading.last_line(bytes(lines.rest))

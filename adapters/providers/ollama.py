@@ -1,0 +1,226 @@
+"""Ollama's own dialect: `/api/chat`, always streamed, because only a stream shows that a model is alive."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from adapters.providers import Backend, Setup
+from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
+from adapters.providers.http import Reading, Upstream
+from router.errors import AttemptError
+from router.ports import Call, Progress
+from schemas.base import Wire
+from schemas.failure import FailureKind
+from schemas.outcome import Answer
+from schemas.request import Chat, ChatMessage
+
+UNKNOWN: Final = Backend()
+FOREVER: Final = -1
+
+
+class _Function(Wire):
+    name: str = ""
+    arguments: dict[str, Any] | None = None
+
+
+class _ToolCall(Wire):
+    id: str | None = None
+    function: _Function
+
+
+class _Message(Wire):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: tuple[_ToolCall, ...] | None = None
+
+
+class _Line(Wire):
+    message: _Message | None = None
+    done: bool = False
+    done_reason: str | None = None
+    error: Any = None
+    # Whatever is 0 is left out.
+    prompt_eval_count: Any = 0
+    eval_count: Any = 0
+    load_duration: Any = 0
+
+
+class Ollama:
+    """An Ollama server and the models that it is expected to have."""
+
+    def __init__(self, url: str | None, models: Mapping[str, Backend]) -> None:
+        self._models = models
+        self._upstream = Upstream(url)
+
+    @classmethod
+    def of(cls, setup: Setup) -> Self:
+        return cls(setup.url, setup.models)
+
+    async def chat(self, call: Call, progress: Progress) -> Answer:
+        body = request_body(call.backend, self._models.get(call.backend, UNKNOWN), call.chat)
+        remedies = {
+            404: f"run `ollama pull {call.backend}` there",
+            403: "it refuses this host name: use its IP address, or let it listen with OLLAMA_HOST=0.0.0.0",
+        }
+        return await self._upstream.stream("/api/chat", body, call, _OllamaReading(progress), remedies=remedies)
+
+    async def probe(self) -> dict[str, str | None]:
+        on_disk = await self._upstream.listed("/api/tags", "models", "name")
+        return {
+            name: None
+            if name in on_disk or f"{name}:latest" in on_disk
+            else f"{name} is not on the disk of {self._upstream.name}: run `ollama pull {name}` there"
+            for name in self._models
+        }
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+
+def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
+    """What `/api/chat` is sent. Raises AttemptError for what Ollama cannot do. What is None stays out."""
+    options = {
+        "num_ctx": backend.num_ctx,
+        "num_predict": chat.max_tokens,
+        "temperature": chat.temperature,
+        "top_p": chat.top_p,
+        "stop": chat.stop or None,
+        "seed": chat.seed,
+    }
+    body = {
+        "model": name,
+        "messages": _messages(chat.messages),
+        "stream": True,
+        # Or it would drop the oldest turns of a long chat without a word.
+        "truncate": False,
+        "options": {name: value for name, value in options.items() if value is not None},
+        "keep_alive": FOREVER if backend.resident else None,
+        "tools": _tools(chat),
+        "format": _format(chat.response_format),
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _unsupported(what: str) -> AttemptError:
+    return AttemptError.of(FailureKind.UNSUPPORTED, f"Ollama {what}")
+
+
+def _tools(chat: Chat) -> list[dict[str, Any]] | None:
+    if chat.tool_choice not in (None, "auto", "none"):
+        raise _unsupported("cannot be made to call a tool: tool_choice may be auto or none")
+    return None if chat.tool_choice == "none" else chat.tools
+
+
+def _format(wish: dict[str, Any] | None) -> Any:
+    match wish:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return "json"
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return schema
+    raise _unsupported("knows the response formats text, json_object and json_schema with a schema")
+
+
+def _messages(turns: tuple[ChatMessage, ...]) -> list[dict[str, Any]]:
+    names: dict[str | None, str] = {}
+    """By its id, the function of each call: a result must name it."""
+    messages = []
+    for turn in turns:
+        message: dict[str, Any] = {
+            "role": "system" if turn.role == "developer" else turn.role,
+            "content": turn.text(),
+        }
+        if images := _images(turn):
+            message["images"] = images
+        if turn.tool_calls:
+            message["tool_calls"] = [_tool_call(call) for call in turn.tool_calls]
+            names |= {call.get("id"): call["function"]["name"] for call in message["tool_calls"]}
+        if turn.role == "tool":
+            message["tool_name"] = turn.name or names.get(turn.tool_call_id, "")
+            message["tool_call_id"] = turn.tool_call_id or ""
+        messages.append(message)
+    return messages
+
+
+def _images(turn: ChatMessage) -> list[str]:
+    images = []
+    for part in turn.content if isinstance(turn.content, list) else ():
+        match part:
+            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
+                head, comma, data = url.partition(";base64,")
+                if not head.startswith("data:") or not comma:
+                    raise _unsupported("takes images as data: URLs in base64 only")
+                images.append(data)
+            case {"text": str()}:
+                pass
+            case _:
+                raise _unsupported(f"takes texts and images, not {str(part.get('type'))[:40]!r}")
+    return images
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI has the arguments as a string of JSON, Ollama as an object."""
+    try:
+        name, arguments = call["function"]["name"], call["function"].get("arguments") or "{}"
+        parsed = from_json(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, KeyError, TypeError, AttributeError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise AttemptError.of(
+            FailureKind.BAD_REQUEST, "a tool call in messages needs function.name and, as JSON, function.arguments"
+        )
+    return {"id": call.get("id") or "", "function": {"name": name, "arguments": parsed}}
+
+
+class _OllamaReading(Reading):
+    """Lines of JSON, of which the last one says `done`. Without it there is no answer."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
+        self._tool_calls: list[dict[str, Any]] = []
+        self._last = _Line()
+
+    def line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            said = _Line.decode(line)
+        except ValidationError:
+            raise malformed("Ollama sent a line that is not its JSON", line) from None
+        if said.error is not None:
+            raise said_in_stream(said.error, began=self.pieces > 0)
+        if said.message is not None:
+            self.on_reasoning(said.message.thinking)
+            self.on_text(said.message.content)
+            for call in said.message.tool_calls or ():
+                self._on_tool_call(call)
+        if said.done:
+            self._last = said
+            self.complete = True
+
+    def _on_tool_call(self, call: _ToolCall) -> None:
+        arguments = to_json(call.function.arguments or {}).decode()
+        self.grow(arguments)
+        self._tool_calls.append(
+            {
+                "id": call.id or f"call_{len(self._tool_calls)}",
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": arguments},
+            }
+        )
+
+    def answer(self) -> Answer:
+        if not self.complete:
+            raise interrupted("Ollama's answer ended without its `done`")
+        last = self._last
+        return Answer(
+            text="".join(self._text),
+            reasoning="".join(self._reasoning) or None,
+            tool_calls=tuple(self._tool_calls),
+            finish_reason="length" if last.done_reason == "length" else "tool_calls" if self._tool_calls else "stop",
+            usage=usage_of(last.prompt_eval_count, last.eval_count),
+            load_ms=last.load_duration / 1e6 if type(last.load_duration) is int else None,
+        )

@@ -1,0 +1,138 @@
+"""Undoes disguises: what a text says once look-alike letters, leet digits, spacing and encodings are taken off it."""
+
+import binascii
+import codecs
+import re
+from collections.abc import Iterator
+from typing import Final
+from unicodedata import is_normalized, normalize
+
+_INVISIBLE: Final = re.compile(
+    r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
+)
+_LOOKALIKE_LETTERS: Final = [
+    "aаɑαά",
+    "bьβ",
+    "cсϲ",
+    "dԁ",
+    "eеεєέ€",
+    "gɡ",
+    "hһ",
+    "iіιί",
+    "jјϳ",
+    "kκ",
+    "lӏ",
+    "mм",
+    "nηոո",
+    "oοоόօ",
+    "pρр",
+    "qԛ",
+    "sѕ",
+    "tтτ",
+    "uυս",
+    "vνѵ",
+    "wωѡԝ",
+    "xхχ",
+    "yуүγ",
+]
+_LOOKALIKES: Final = str.maketrans({look: group[0] for group in _LOOKALIKE_LETTERS for look in group[1:]})
+_LOOKALIKE: Final = re.compile(f"[{''.join(group[1:] for group in _LOOKALIKE_LETTERS)}]")
+_MIXED: Final = re.compile(rf"[a-z]{_LOOKALIKE.pattern}|{_LOOKALIKE.pattern}[a-z]")
+
+_LEET_BYTES: Final = b"0134579@$!|+68"
+_LEET_WORD: Final = re.compile(r"[0134576@$!|+89](?:(?<=[a-z].)[a-z]|(?<![\w.,#$%-].)[a-z]{2})")
+_SPARSE: Final = 150
+_LONGEST_WORD: Final = 18
+_LEET_I: Final = str.maketrans("0134576@$!|+8", "oieastgasiitb")
+_LEET_L: Final = str.maketrans("0134579@$!|+8", "oleastgaslltb")
+
+_SHAPES: Final = bytes(0x61 if (chr(b).isalnum() and b < 0x80) or b >= 0xC0 else 0x20 for b in range(256))
+_CONTINUATIONS: Final = bytes(range(0x80, 0xC0))
+_SPACED_SHAPES: Final = (b" a a a a a ", b" a  a  a  a  a ", b" a   a   a   a ")
+_SPACED: Final = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,4}[^\W_](?![^\W_])){4,}+")
+_SPELT: Final = re.compile(r"(?:\\[^\\\n]){8,}+")
+_SEPARATOR: Final = re.compile(r"[\W_]{1,4}")
+
+_JAMO: Final = re.compile("([ㄱ-ㅎ])([ㅏ-ㅣ])(?:([ㄱ-ㄷㄹㅁㅂㅅㅇ-ㅎ])(?![ㅏ-ㅣ]))?")
+_LEADS: Final = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
+_TAILS: Final = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
+
+_ENCODED: Final = re.compile(r"(?<![\w+/])(?:[A-Za-z0-9+/]{20,8000}+={0,2}|(?:[01]{8}[ ,]?){4,999}+)")
+_LONG_RUN: Final = bytes(0x61 if (chr(b).isalnum() and b < 0x80) or b in b"+/" else 0x20 for b in range(256))
+_MAX_DECODED: Final = 16
+
+
+def fold(text: str) -> str:
+    """Lower case, compatibility forms resolved, invisible characters gone. Look-alike letters of other scripts stay."""
+    if text.isascii():
+        return text.lower()
+    text = _JAMO.sub(_syllable, text)
+    if not is_normalized("NFKC", text):
+        text = normalize("NFKC", text)
+    return _INVISIBLE.sub("", text).lower()
+
+
+def disguised(text: str, low: str, odd: int) -> Iterator[str]:
+    """Other readings of a text that folds to `low` and has `odd` mangled words. None for one that looks plain."""
+    data = low.encode("utf-8", "replace")
+    if not low.isascii() and _MIXED.search(low):
+        low = low.translate(_LOOKALIKES)
+        yield low
+    if odd * _SPARSE > len(low):
+        yield low.translate(_LEET_I)
+        yield low.translate(_LEET_L)
+    shape = b" %b " % data.translate(_SHAPES, _CONTINUATIONS)
+    if any(spaced in shape for spaced in _SPACED_SHAPES):
+        yield _SPACED.sub(_close_up, low)
+    if b"a" * 20 in data.translate(_LONG_RUN) or "01" in low:
+        yield from filter(None, map(_decoded, _ENCODED.findall(text)[:_MAX_DECODED]))
+    if "rot13" in low or "rot-13" in low:
+        yield codecs.decode(low, "rot13")
+    if "revers" in low or "backward" in low:
+        yield low[::-1]
+
+
+def mangled(text: str) -> int:
+    """How many words mix letters with digits, signs or another script's letters in the way of a disguise."""
+    spelt = sum(len(run) // 4 for run in _SPELT.findall(text)) if "\\" in text else 0
+    return _leet(text) + spelt + (0 if text.isascii() else len(_MIXED.findall(text)))
+
+
+def _leet(text: str) -> int:
+    data = text.encode("ascii", "replace")
+    if len(data) - len(data.translate(None, _LEET_BYTES)) == 0:
+        return 0
+    if _LEET_WORD.search(text) is None:
+        return 0
+    # Hashes and tokens are long; what people disguise are words.
+    return sum(len(word) <= _LONGEST_WORD and _LEET_WORD.search(word) is not None for word in text.split())
+
+
+def _syllable(jamo: re.Match[str]) -> str:
+    lead, vowel, tail = jamo.groups()
+    if lead not in _LEADS:
+        return jamo[0]
+    code = (_LEADS.index(lead) * 21 + ord(vowel) - ord("ㅏ")) * 28 + (_TAILS.index(tail) + 1 if tail else 0)
+    return chr(0xAC00 + code)
+
+
+def _close_up(run: re.Match[str]) -> str:
+    """`i g n o r e` to `ignore`; wider gaps within a run are its word gaps."""
+    narrow = min(map(len, _SEPARATOR.findall(run[0])))
+    return _SEPARATOR.sub(lambda gap: "" if len(gap[0]) <= narrow else " ", run[0])
+
+
+def _decoded(token: str) -> str:
+    """What an encoded run says; empty when it is not text."""
+    try:
+        if set(token) <= set("01 ,"):
+            bits = re.findall("[01]{8}", token)
+            data = bytes(int(byte, 2) for byte in bits)
+        elif re.fullmatch("(?:[0-9a-fA-F]{2})+", token):
+            data = bytes.fromhex(token)
+        else:
+            data = binascii.a2b_base64(token.rstrip("=") + "=" * (-len(token.rstrip("=")) % 4))
+        said = data.decode("utf-8")
+    except ValueError:
+        return ""
+    return said.lower() if said.isprintable() or said.replace("\n", " ").isprintable() else ""

@@ -1,0 +1,155 @@
+"""The policy's revisions on a real broker: checked before they are kept, never overwritten, one of them active."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import nats
+import pytest
+from nats.js.kv import KeyValue
+
+from ops.policy_file import PolicyError
+from ops.policy_store import PolicyStore, RevisionNotFoundError
+from subjects.streams import BUCKETS, POLICY_BUCKET
+
+TEXT = """\
+version: 1
+nodes: {mac: {}}
+providers: {loop: {dialect: loopback}}
+models:
+  coder: {nodes: [mac], provider: loop, backend: none, context_tokens: 1000, quality: 0.5, tokens_per_s: 10}
+capabilities:
+  code: {models: [coder]}
+default: {models: [coder]}
+# 한국어도 그대로 남는다
+"""
+
+
+@pytest.fixture
+async def bucket(nats_url: str) -> AsyncIterator[KeyValue]:
+    """A bucket of its own, made like the real one."""
+    spec = next(spec for spec in BUCKETS if spec.name == POLICY_BUCKET)
+    connection = await nats.connect(nats_url)
+    try:
+        js = connection.jetstream()
+        name = f"policy_{uuid4().hex}"
+        yield await js.create_key_value(bucket=name, history=spec.history, direct=True)
+        await js.delete_key_value(name)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def store(bucket: KeyValue) -> PolicyStore:
+    return PolicyStore(bucket)
+
+
+async def test_an_empty_bucket_has_no_policy(store: PolicyStore) -> None:
+    assert await store.active() is None
+    assert await store.history() == []
+    with pytest.raises(RevisionNotFoundError, match="no revision 1;"):
+        await store.get(1)
+    with pytest.raises(RevisionNotFoundError, match="no revision 1;"):
+        await store.rollback(1)
+
+
+async def test_what_is_applied_is_active_and_kept_as_it_was_written(store: PolicyStore) -> None:
+    applied = await store.apply(TEXT, "p.yaml")
+    assert (applied.number, applied.text) == (1, TEXT)
+    assert applied.policy.models["coder"].quality == 0.5
+    assert applied.created.tzinfo == UTC
+    assert abs(applied.created - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await store.active() == applied == await store.get(1)
+
+
+async def test_the_active_text_makes_no_new_revision(store: PolicyStore) -> None:
+    first = await store.apply(TEXT, "p.yaml")
+    assert await store.apply(TEXT, "other.yaml", note="again") == first
+    assert len(await store.history()) == 1
+
+
+async def test_a_bad_policy_is_refused_and_nothing_changes(store: PolicyStore) -> None:
+    good = await store.apply(TEXT, "p.yaml")
+    with pytest.raises(PolicyError, match=r"bad.yaml:3:29: providers.loop.dialect: cannot be \"loop\""):
+        await store.apply(TEXT.replace("loopback", "loop"), "bad.yaml")
+    assert await store.active() == good
+    assert len(await store.history()) == 1
+
+
+async def test_the_history_names_every_revision_and_rollback_moves_only_the_pointer(
+    store: PolicyStore, bucket: KeyValue
+) -> None:
+    texts = [TEXT, TEXT + "# two\n", TEXT + "# three\n"]
+    for number, text in enumerate(texts, 1):
+        assert (await store.apply(text, "p.yaml", note=f"이유 {number}")).number == number
+    assert (await store.rollback(1)).text == TEXT
+    active = await store.active()
+    assert active is not None
+    assert active.number == 1
+    kept = await store.history()
+    assert [(each.number, each.active, each.text, each.note) for each in kept] == [
+        (1, True, texts[0], "이유 1"),
+        (2, False, texts[1], "이유 2"),
+        (3, False, texts[2], "이유 3"),
+    ]
+    assert len({each.digest for each in kept}) == 3
+    assert all(len(each.digest) == 12 for each in kept)
+    assert (await store.apply(texts[1], "p.yaml")).number == 4
+
+
+async def test_many_at_once_get_numbers_of_their_own(store: PolicyStore) -> None:
+    texts = [f"{TEXT}# {each}\n" for each in range(8)]
+    applied = await asyncio.gather(*(store.apply(text, "p.yaml") for text in texts))
+    assert sorted(revision.number for revision in applied) == list(range(1, 9))
+    assert [revision.text for revision in applied] == texts
+    assert [each.text for each in await store.history()] == [
+        revision.text for revision in sorted(applied, key=lambda each: each.number)
+    ]
+    active = await store.active()
+    assert active in applied
+
+
+async def test_a_number_is_never_given_twice(store: PolicyStore, bucket: KeyValue) -> None:
+    for number in (1, 2, 3):
+        await store.apply(f"{TEXT}# {number}\n", "p.yaml")
+    await bucket.delete("r000001")
+    await bucket.purge("r000003")
+    assert [each.number for each in await store.history()] == [2]
+    assert (await store.apply(TEXT, "p.yaml")).number == 4
+    with pytest.raises(RevisionNotFoundError):
+        await store.rollback(3)
+
+
+async def test_a_revision_whose_writer_crashed_does_not_count(store: PolicyStore, bucket: KeyValue) -> None:
+    await bucket.put("r000001", TEXT.encode())
+    assert await store.history() == []
+    assert (await store.apply(TEXT, "p.yaml")).number == 2
+
+
+async def test_a_revision_that_todays_rules_refuse_is_listed_but_not_made_active(
+    store: PolicyStore, bucket: KeyValue
+) -> None:
+    await bucket.put("r000001", b"version: 0\n")
+    await bucket.put("r000001.about", b'{"created": "2025-01-01T00:00:00+00:00", "note": ""}')
+    good = await store.apply(TEXT, "p.yaml")
+    assert [each.number for each in await store.history()] == [1, 2]
+    with pytest.raises(PolicyError, match="llm_policy/r000001:1:10: version: cannot be 0"):
+        await store.rollback(1)
+    assert await store.active() == good
+
+
+async def test_a_pointer_that_is_no_number_is_named_and_mended_by_apply(store: PolicyStore, bucket: KeyValue) -> None:
+    await bucket.put("active", b"newest")
+    with pytest.raises(PolicyError, match="llm_policy/active:1:1: active: cannot be b'newest'"):
+        await store.active()
+    applied = await store.apply(TEXT, "p.yaml")
+    assert await store.active() == applied
+
+
+async def test_reading_leaves_no_consumer_behind(store: PolicyStore, bucket: KeyValue) -> None:
+    applied = await store.apply(TEXT, "p.yaml")
+    for _ in range(20):
+        assert await store.active() == applied
+    await asyncio.gather(*(store.history() for _ in range(20)))
+    assert (await bucket.status()).stream_info.state.consumer_count == 0

@@ -1,0 +1,300 @@
+"""The Ollama provider against a stand-in of Ollama, and against a server that cuts and garbles, over real TCP."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from adapters.providers import Backend
+from adapters.providers.ollama import Ollama, request_body
+from router.errors import AttemptError
+from router.ports import Call, Progress
+from schemas.failure import FailureKind
+from schemas.request import Chat
+from tests.support.fake_ollama import FakeModel, FakeOllama
+from tests.support.scripted_upstream import Ending, Exchange, ScriptedUpstream
+
+MODEL = "qwen3-coder:32b"
+KOREAN = "안녕하세요, 이벤트 기반 라우터를 한 문장으로 설명해 주세요 🙂"
+RECORDED = (
+    '{"model":"m","created_at":"2026-08-21T00:00:00Z","message":{"role":"assistant","content":"안녕 "},"done":false}\n'
+    '{"model":"m","created_at":"2026-08-21T00:00:00Z","message":{"role":"assistant","content":"🙂 hi"},"done":false}\n'
+    '{"model":"m","created_at":"2026-08-21T00:00:00Z","message":{"role":"assistant","content":""},"done":true,'
+    '"done_reason":"stop","total_duration":5191566416,"load_duration":2154458,"prompt_eval_count":26,"eval_count":2}\n'
+).encode()
+
+
+def call(text: str = KOREAN, *, first_ms: int = 5000, idle_ms: int = 5000, **chat: Any) -> Call:
+    turns = chat.pop("messages", [{"role": "user", "content": text}])
+    return Call(MODEL, Chat.model_validate({"messages": turns, **chat}), first_token_ms=first_ms, idle_ms=idle_ms)
+
+
+async def failing(url: str, asked: Call) -> AttemptError:
+    provider = Ollama(url, {MODEL: Backend()})
+    try:
+        with pytest.raises(AttemptError) as caught:
+            await provider.chat(asked, Progress())
+    finally:
+        await provider.aclose()
+    return caught.value
+
+
+async def test_answers_in_pieces_with_counts() -> None:
+    pieces: list[str] = []
+    thoughts: list[str] = []
+    async with FakeOllama({MODEL: FakeModel(thinking=("음, ", "생각"))}) as ollama:
+        provider = Ollama(ollama.url, {MODEL: Backend(num_ctx=8192, resident=True)})
+        answer = await provider.chat(call(), Progress(pieces.append, thoughts.append))
+        await provider.aclose()
+        assert ollama.chats[0]["options"] == {"num_ctx": 8192}
+        assert ollama.chats[0]["keep_alive"] == -1
+    assert answer.text == "".join(pieces) == KOREAN
+    assert answer.reasoning == "".join(thoughts) == "음, 생각"
+    assert answer.finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.tokens_out == len(pieces) + len(thoughts) == 11
+    assert answer.load_ms is not None
+
+
+async def test_num_predict_ends_in_length_and_equal_options_load_once() -> None:
+    async with FakeOllama({MODEL: FakeModel()}) as ollama:
+        provider = Ollama(ollama.url, {MODEL: Backend(num_ctx=2048)})
+        answers = [await provider.chat(call("one two three", max_tokens=n), Progress()) for n in (2, 3)]
+        await provider.aclose()
+        assert "keep_alive" not in ollama.chats[0]
+        assert ollama.loads == [MODEL]
+    assert [(answer.text, answer.finish_reason) for answer in answers] == [
+        ("one two ", "length"),
+        ("one two three", "stop"),
+    ]
+
+
+async def test_tool_calls_come_back_as_openai_has_them() -> None:
+    fake = FakeModel(answer=(), tool_calls=(("weather", {"도시": "서울"}), ("clock", {})))
+    async with FakeOllama({MODEL: fake}) as ollama:
+        provider = Ollama(ollama.url, {})
+        answer = await provider.chat(call(tools=[{"type": "function", "function": {"name": "weather"}}]), Progress())
+        await provider.aclose()
+    assert answer.finish_reason == "tool_calls"
+    assert [found["function"]["name"] for found in answer.tool_calls] == ["weather", "clock"]
+    assert json.loads(answer.tool_calls[0]["function"]["arguments"]) == {"도시": "서울"}
+
+
+def test_the_request_in_ollamas_words() -> None:
+    tool_call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"서울"}'}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    chat = call(
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "이게 뭐죠?"}, picture]},
+            {"role": "assistant", "tool_calls": [tool_call]},
+            {"role": "tool", "content": "맑음", "tool_call_id": "c1"},
+        ],
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        stop=("끝",), temperature=0, seed=7, top_p=0.5,
+    ).chat  # fmt: skip
+    body = request_body(MODEL, Backend(num_ctx=4096), chat)
+    assert body["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "이게 뭐죠?", "images": ["AAAA"]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "function": {"name": "weather", "arguments": {"city": "서울"}}}],
+        },
+        {"role": "tool", "content": "맑음", "tool_name": "weather", "tool_call_id": "c1"},
+    ]
+    assert body["format"] == {"type": "object"}
+    assert body["options"] == {"num_ctx": 4096, "temperature": 0, "top_p": 0.5, "stop": ("끝",), "seed": 7}
+    assert body["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("chat", "kind"),
+    [
+        ({"tool_choice": "required"}, FailureKind.UNSUPPORTED),
+        ({"response_format": {"type": "grammar"}}, FailureKind.UNSUPPORTED),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/a.png"}}]}
+                ]
+            },
+            FailureKind.UNSUPPORTED,
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{"}}]}
+                ]
+            },
+            FailureKind.BAD_REQUEST,
+        ),
+    ],
+)
+def test_what_ollama_cannot_do_is_known_before_the_call(chat: dict[str, Any], kind: FailureKind) -> None:
+    with pytest.raises(AttemptError) as caught:
+        request_body(MODEL, Backend(), call(**chat).chat)
+    assert caught.value.failure.kind is kind
+
+
+async def test_a_model_that_is_not_on_disk() -> None:
+    async with FakeOllama({"gemma3:12b": FakeModel(), "llama3:latest": FakeModel()}) as ollama:
+        error = await failing(ollama.url, call())
+        provider = Ollama(ollama.url, dict.fromkeys(("gemma3:12b", "llama3", MODEL), Backend()))
+        found = await provider.probe()
+        await provider.aclose()
+    assert error.failure.kind is FailureKind.BAD_REQUEST
+    assert error.failure.status == 404
+    assert f"ollama pull {MODEL}" in error.failure.message
+    assert found["gemma3:12b"] is found["llama3"] is None
+    assert f"ollama pull {MODEL}" in str(found[MODEL])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("error_first", FailureKind.SERVER_ERROR),
+        ("error_midway", FailureKind.INTERRUPTED),
+        ("no_done", FailureKind.INTERRUPTED),
+        ("cut", FailureKind.INTERRUPTED),
+        ("stall_first", FailureKind.SILENCE),
+        ("stall_midway", FailureKind.INTERRUPTED),
+    ],
+)
+async def test_faults_of_ollama(fault: Any, kind: FailureKind) -> None:
+    async with FakeOllama({MODEL: FakeModel()}) as ollama:
+        ollama.faults.append(fault)
+        error = await failing(ollama.url, call(first_ms=100 if fault == "stall_first" else 5000, idle_ms=100))
+        if fault.startswith("stall"):
+            await asyncio.wait_for(ollama.cancelled.wait(), 5)
+    assert error.failure.kind is kind
+
+
+async def test_a_prompt_beyond_the_context_is_refused_and_not_shortened() -> None:
+    async with FakeOllama({MODEL: FakeModel()}) as ollama:
+        error = await failing(ollama.url, call("긴 글 " * 8000))
+    assert error.failure.kind is FailureKind.CONTEXT_TOO_LONG
+
+
+async def test_a_full_queue_is_a_server_error() -> None:
+    async with FakeOllama({MODEL: FakeModel()}, max_queue=0) as ollama:
+        error = await failing(ollama.url, call())
+    assert error.failure.kind is FailureKind.SERVER_ERROR
+    assert "server busy" in error.failure.message
+
+
+async def test_cancelling_closes_the_connection() -> None:
+    async with FakeOllama({MODEL: FakeModel()}) as ollama:
+        ollama.faults.append("stall_midway")
+        first = asyncio.Event()
+        provider = Ollama(ollama.url, {})
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(provider.chat(call(), Progress(lambda _piece: first.set())))
+            await first.wait()
+            task.cancel()
+        assert task.cancelled()
+        await asyncio.wait_for(ollama.cancelled.wait(), 1)
+        await provider.aclose()
+
+
+async def test_the_stand_in_evicts_by_keep_alive_and_reloads_for_another_context() -> None:
+    sizes = {"big": FakeModel(gb=3), "small": FakeModel(gb=1), MODEL: FakeModel(gb=2)}
+    async with FakeOllama(sizes, memory_gb=4) as ollama:
+        backends = {"big": Backend(resident=True), "small": Backend(), MODEL: Backend()}
+        provider = Ollama(ollama.url, backends)
+        for name in ("big", "small", "big", MODEL, "small"):
+            await provider.chat(replace(call("hi"), backend=name), Progress())
+        other = Ollama(ollama.url, {"small": Backend(num_ctx=999)})
+        await other.chat(replace(call("hi"), backend="small"), Progress())
+        await other.aclose()
+        await provider.aclose()
+    # The resident one goes last, and only because what is left without it is still too much.
+    assert ollama.evictions == ["small", "big"]
+    assert ollama.loads == ["big", "small", MODEL, "small", "small"]
+
+
+async def test_the_stand_in_serves_as_many_at_a_time_as_it_has_places_and_refuses_loads_only() -> None:
+    async with FakeOllama({MODEL: FakeModel()}, parallel=1) as ollama:
+        provider = Ollama(ollama.url, {})
+        await provider.chat(call("load it"), Progress())
+        ollama.max_queue = 0
+        ollama.faults.append("stall_midway")
+        began = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(provider.chat(call(), Progress(lambda _piece: began.set())))
+            await began.wait()
+            second = group.create_task(provider.chat(call("둘째"), Progress()))
+            first.cancel()  # frees the only place
+        assert second.result().text == "둘째"
+        await provider.aclose()
+
+
+async def test_nobody_there() -> None:
+    async with ScriptedUpstream() as upstream:
+        url = upstream.url
+    error = await failing(url, call())
+    assert error.failure.kind is FailureKind.CONNECTION
+    provider = Ollama(url, {})
+    with pytest.raises(AttemptError):
+        await provider.probe()
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_cut_at_every_byte_it_is_never_whole(how: Ending, *, chunked: bool) -> None:
+    whole_from = len(RECORDED) - 1  # without the last line end, every word and the end mark are there
+    async with ScriptedUpstream() as upstream:
+        provider = Ollama(upstream.url, {})
+        for cut in range(whole_from):
+
+            async def script(exchange: Exchange, cut: int = cut) -> None:
+                await exchange.head(200, {"Transfer-Encoding": "chunked"} if chunked else {})
+                await (exchange.chunk if chunked and cut else exchange.send)(RECORDED[:cut])
+                await exchange.end(how)
+
+            upstream.script = script
+            with pytest.raises(AttemptError) as caught:
+                await provider.chat(call(), Progress())
+            # A reset may overtake even the status line; then nothing had begun.
+            allowed = {FailureKind.INTERRUPTED} | ({FailureKind.CONNECTION} if how == "rst" else set())
+            assert caught.value.failure.kind in allowed, (cut, caught.value)
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\n\n"])
+async def test_any_cut_of_the_bytes_gives_the_same_answer(piece: int, line_end: bytes) -> None:
+    async with ScriptedUpstream(lambda exchange: exchange.stream(RECORDED.replace(b"\n", line_end), piece=piece)) as up:
+        provider = Ollama(up.url, {})
+        answer = await provider.chat(call(), Progress())
+        await provider.aclose()
+    assert answer.text == "안녕 🙂 hi"
+    assert answer.load_ms == pytest.approx(2.154458)
+    assert answer.usage is not None
+    assert (answer.usage.tokens_in, answer.usage.tokens_out) == (26, 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"<html>\n", b'{"message":[]}\n', b"\xff\xfe\n", b'{"message":{"content":"\\ud800"}}\n', b"[" * 9999 + b"\n"],
+)
+async def test_what_is_not_ollamas_json_is_malformed(line: bytes) -> None:
+    async with ScriptedUpstream(lambda exchange: exchange.stream(line)) as upstream:
+        error = await failing(upstream.url, call())
+    assert error.failure.kind is FailureKind.MALFORMED
+    assert len(error.failure.upstream or "") <= 4096
+
+
+@pytest.mark.parametrize("count", [-1, 10**12, "26", None, 2.5])
+async def test_counts_that_cannot_be_true_are_unknown(count: Any) -> None:
+    body = json.dumps({"message": {"content": "네"}, "done": True, "eval_count": count}).encode()
+    async with ScriptedUpstream(lambda exchange: exchange.reply(200, body)) as upstream:
+        provider = Ollama(upstream.url, {})
+        answer = await provider.chat(call(), Progress())
+        await provider.aclose()
+    assert answer.text == "네"
+    assert answer.usage is None

@@ -1,0 +1,244 @@
+"""The OpenAI provider against a server that does all that real ones do, well and badly, over real TCP."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from adapters.providers import Backend, Setup, build
+from adapters.providers.openai import OpenAI, request_body
+from router.errors import AttemptError
+from router.ports import Progress
+from schemas.failure import FailureKind
+from tests.support.openai_speech import (
+    ASKED,
+    CANARY,
+    DONE,
+    FINISH,
+    PIECES,
+    RECORDED,
+    TEXT,
+    TOOLS,
+    USAGE,
+    ask,
+    call,
+    error,
+    event,
+    refusing,
+    streaming,
+)
+from tests.support.scripted_upstream import Ending, Exchange, Script, ScriptedUpstream
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 64, 10_000])
+@pytest.mark.parametrize("form", ["lf", "crlf", "comments", "no blank line", "one field more", "several data lines"])
+async def test_any_form_and_cut_of_the_stream_gives_the_same_answer(piece: int, form: str) -> None:
+    body = {
+        "lf": RECORDED,
+        "crlf": RECORDED.replace(b"\n", b"\r\n"),
+        "comments": b": hello\n\n" + RECORDED.replace(b"\n\n", b"\n\n: still here\n\n"),
+        "no blank line": RECORDED.replace(b"\n\n", b"\n"),
+        "one field more": RECORDED.replace(b"data: ", b"event: message\nid: 1\ndata:"),
+        "several data lines": RECORDED.replace(b', "choices"', b',\ndata: "choices"'),
+    }[form]
+    pieces: list[str] = []
+    answer = await ask(streaming(body, piece), progress=Progress(pieces.append))
+    assert answer.text == "".join(pieces) == TEXT
+    assert answer.finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.model_dump() == {
+        "tokens_in": 20, "tokens_out": 10, "cached_tokens_in": 8, "reasoning_tokens_out": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [1, 10_000])
+async def test_several_tool_calls_in_pieces(piece: int) -> None:
+    answer = await ask(streaming(TOOLS, piece))
+    assert answer.finish_reason == "tool_calls"
+    assert [(found["id"], found["function"]["name"]) for found in answer.tool_calls] == [
+        ("a", "weather"),
+        ("b", "clock"),
+    ]
+    assert [json.loads(found["function"]["arguments"]) for found in answer.tool_calls] == [
+        {"도시": "서울"},
+        {"zone": 9},
+    ]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning_is_kept_apart(name: str) -> None:
+    thoughts: list[str] = []
+    answer = await ask(streaming(event({name: "생각"}) + RECORDED), progress=Progress(on_reasoning=thoughts.append))
+    assert (answer.text, answer.reasoning, thoughts) == (TEXT, "생각", ["생각"])
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("recorded", [RECORDED, TOOLS], ids=["text", "tools"])
+async def test_cut_at_every_byte_it_is_never_whole(recorded: bytes, how: Ending, *, chunked: bool) -> None:
+    # Without a length or chunks a clean end is all the transport can tell, and a finish_reason makes it an answer.
+    whole_from = recorded.index(b"[DONE]") + 7 if chunked else recorded.index(b'"finish_reason": "') + 25
+    async with ScriptedUpstream() as upstream:
+        provider = OpenAI(upstream.url)
+        for cut in range(whole_from):
+
+            async def script(exchange: Exchange, cut: int = cut) -> None:
+                await exchange.head(200, {"Transfer-Encoding": "chunked"} if chunked else {})
+                await (exchange.chunk if chunked and cut else exchange.send)(recorded[:cut])
+                await exchange.end(how)
+
+            upstream.script = script
+            with pytest.raises(AttemptError) as caught:
+                await provider.chat(call(), Progress())
+            allowed = {FailureKind.INTERRUPTED} | ({FailureKind.CONNECTION} if how == "rst" else set())
+            assert caught.value.failure.kind in allowed, (cut, caught.value)
+        await provider.aclose()
+
+
+async def test_a_finish_reason_without_done_is_an_end_and_usage_may_be_missing() -> None:
+    answer = await ask(streaming(PIECES + FINISH))
+    assert (answer.text, answer.usage) == (TEXT, None)
+
+
+async def test_an_answer_that_did_not_stream_is_accepted() -> None:
+    message = {"role": "assistant", "content": TEXT}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "length"}], "usage": USAGE}, indent=1).encode()
+    answer = await ask(refusing(200, body))
+    assert (answer.text, answer.finish_reason) == (TEXT, "length")
+    assert answer.usage is not None
+
+
+@pytest.mark.parametrize(
+    "lie", [None, "many", {"prompt_tokens": -1, "completion_tokens": 2}, {"prompt_tokens": 10**15}, {},
+            {"prompt_tokens": 1.5, "completion_tokens": 2}, {**USAGE, "prompt_tokens_details": {"cached_tokens": -3}},
+            {**USAGE, "total_tokens": 10**15}],
+)  # fmt: skip
+async def test_usage_that_cannot_be_true_is_unknown(lie: Any) -> None:
+    answer = await ask(streaming(PIECES + FINISH + event(usage=lie) + DONE))
+    assert (answer.text, answer.usage) == (TEXT, None)
+
+
+async def test_tokens_that_only_the_total_counts_are_output() -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 100}
+    answer = await ask(streaming(PIECES + FINISH + event(usage=usage) + DONE))
+    assert answer.usage is not None
+    assert answer.usage.tokens_out == 80
+
+
+async def test_a_line_of_five_megabytes_is_still_read() -> None:
+    answer = await ask(streaming(b":" + b"x" * (5 << 20) + b"\n\n" + RECORDED))
+    assert answer.text == TEXT
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"), [(None, FailureKind.SILENCE), (b"", FailureKind.SILENCE), (b": ping\n\n", FailureKind.SILENCE),
+                       (PIECES, FailureKind.INTERRUPTED)], ids=["no head", "head only", "comment only", "midway"],
+)  # fmt: skip
+async def test_silence_is_told_from_a_stall_and_hangs_up(sent: bytes | None, kind: FailureKind) -> None:
+    async def script(exchange: Exchange) -> None:
+        if sent is not None:
+            await exchange.head()
+            await exchange.send(sent)
+        await exchange.client_gone()
+
+    async with ScriptedUpstream(script) as upstream:
+        provider = OpenAI(upstream.url)
+        with pytest.raises(AttemptError) as caught:
+            await provider.chat(call(first_ms=5000 if sent == PIECES else 100, idle_ms=100), Progress())
+        await asyncio.wait_for(upstream.exchanges[0].gone.wait(), 1)
+        await provider.aclose()
+    assert caught.value.failure.kind is kind
+
+
+@pytest.mark.parametrize("sent", [None, PIECES], ids=["before the head", "midway"])
+async def test_cancelling_closes_the_connection(sent: bytes | None) -> None:
+    async def script(exchange: Exchange) -> None:
+        if sent is not None:
+            await exchange.head()
+            await exchange.send(sent)
+        await exchange.client_gone()
+
+    first = asyncio.Event()
+    async with ScriptedUpstream(script) as upstream, asyncio.TaskGroup() as group:
+        provider = OpenAI(upstream.url)
+        task = group.create_task(provider.chat(call(), Progress(lambda _piece: first.set())))
+        await (upstream.arrived if sent is None else first).wait()
+        task.cancel()
+        await asyncio.wait_for(upstream.exchanges[0].gone.wait(), 1)
+        await provider.aclose()
+    assert task.cancelled()
+
+
+async def test_whole_answers_and_refusals_leave_the_connection_usable() -> None:
+    async with ScriptedUpstream(streaming(RECORDED)) as upstream:
+        provider = OpenAI(upstream.url)
+        for _ in range(3):
+            assert (await provider.chat(call(), Progress())).text == TEXT
+        upstream.script = refusing(500, b"{}")
+        with pytest.raises(AttemptError):
+            await provider.chat(call(), Progress())
+        upstream.script = streaming(RECORDED)
+        await provider.chat(call(), Progress())
+        await provider.aclose()
+    assert upstream.connections == 1
+
+
+async def test_a_server_that_stays_on_the_line_after_done_does_not_hold_the_answer() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(RECORDED)
+        await exchange.client_gone()
+
+    answer = await asyncio.wait_for(ask(script, call(first_ms=60_000, idle_ms=60_000)), 5)
+    assert answer.text == TEXT
+
+
+async def test_no_key_is_told_with_its_remedy_and_nobody_is_called() -> None:
+    setup = Setup("http://127.0.0.1:9/v1", {"gpt-x": Backend()}, key_names=("OPENAI_API_KEY",))
+    provider = build("openai", setup)
+    found = await provider.probe()
+    assert "set OPENAI_API_KEY" in str(found["gpt-x"])
+    with pytest.raises(AttemptError) as caught:
+        await provider.chat(call(), Progress())
+    assert caught.value.failure.kind is FailureKind.AUTH
+    await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        (refusing(200, {"data": [{"id": "gpt-x"}, {"id": "models/gemini"}]}), [None, None, "does not offer other"]),
+        (refusing(404, b"404 page not found"), [None, None, None]),
+        (refusing(401, error(f"bad key {CANARY}")), ["check X_KEY"] * 3),
+    ],
+)
+async def test_probe(script: Script, found: list[str | None]) -> None:
+    async with ScriptedUpstream(script) as upstream:
+        provider = OpenAI(upstream.url, ["gpt-x", "gemini", "other"], keys=[SecretStr(CANARY)], key_names=["X_KEY"])
+        told = list((await provider.probe()).values())
+        await provider.aclose()
+    assert [why if why is None else expected for why, expected in zip(told, found, strict=True)] == found
+    assert all((expected or "") in (why or "") for why, expected in zip(told, found, strict=True))
+    assert CANARY not in repr(told)
+
+
+@pytest.mark.parametrize("script", [refusing(500, b"{}"), refusing(200, b"[]"), refusing(200, b'{"data":[5]}')])
+async def test_probe_of_something_else_fails(script: Script) -> None:
+    async with ScriptedUpstream(script) as upstream:
+        provider = OpenAI(upstream.url, ["gpt-x"])
+        with pytest.raises(AttemptError):
+            await provider.probe()
+        await provider.aclose()
+
+
+def test_the_request() -> None:
+    turns = [{"role": "developer", "content": "짧게"}, {"role": "user", "content": ASKED}]
+    chat = call(messages=turns, max_tokens=5, stop=("끝",), tool_choice="auto").chat
+    elsewhere, native = (request_body("m", chat, native=native) for native in (False, True))
+    assert (elsewhere["max_tokens"], native["max_completion_tokens"]) == (5, 5)
+    assert [body["messages"][0].role for body in (elsewhere, native)] == ["system", "developer"]
+    assert "max_tokens" not in native
+    assert "tool_choice" not in native  # without tools it would be refused
+    assert native["stream_options"] == {"include_usage": True}

@@ -58,7 +58,8 @@ async def _answer(bus: JetStreamBus, mailbox: Mailbox, question: Question) -> No
     except RequestFailedError as refusal:
         await _respond_error(question, refusal.error, client)
     else:
-        await question.respond(letter.data, letter.headers)
+        own = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
+        await question.respond(letter.data, own)
 
 
 def _names(question: Question) -> tuple[str, str, int]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from router.attempt import Served, call
 from router.consume import AGAIN_MS, bury
-from router.errors import BusError, TooLargeError
+from router.errors import BusError, TooLargeError, one_error
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
 from schemas.event import AttemptStarted
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_S = 2.0
 WORKING_S = 2.0
 """A third of the acknowledgement time."""
+DRAIN_S = 30.0
+"""What may be finished when the node is told to stop; the rest is handed back."""
 RECENT = 20
 """Attempts that count for a model's health."""
 
@@ -75,23 +77,38 @@ class Executor:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take work until the context ends; then finish what is in hand, having said that nothing more is wanted."""
-        async with asyncio.TaskGroup() as tasks:
-            beats = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
+        with one_error():
+            async with asyncio.TaskGroup() as tasks:
+                beats = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
+                try:
+                    async with self._lanes():
+                        await self.beat()
+                        yield
+                        self._draining = True
+                        await self.beat()
+                finally:
+                    for beat in beats:
+                        beat.cancel()
+
+    @asynccontextmanager
+    async def _lanes(self) -> AsyncIterator[None]:
+        """Every model's work at every urgency; leaving waits for what is in hand, but not for ever."""
+        async with AsyncExitStack() as whole:
+            lanes = await whole.enter_async_context(AsyncExitStack())
+            for model, seat in self._seats.items():
+                for urgency in URGENCIES:
+                    spec = work_consumer(self.node, model, urgency)
+                    room = partial(self._room, seat.lane, urgency)
+                    await lanes.enter_async_context(self._bus.consume(spec, self._handler(seat, urgency), batch=room))
+            yield
             try:
-                async with AsyncExitStack() as stack:
-                    for model, seat in self._seats.items():
-                        for urgency in URGENCIES:
-                            spec = work_consumer(self.node, model, urgency)
-                            handle = self._handler(seat, urgency)
-                            room = partial(seat.lane.room, urgency)
-                            await stack.enter_async_context(self._bus.consume(spec, handle, batch=room))
-                    await self.beat()
-                    yield
-                    self._draining = True
-                    await self.beat()
-            finally:
-                for beat in beats:
-                    beat.cancel()
+                async with asyncio.timeout(DRAIN_S):
+                    await lanes.aclose()
+            except TimeoutError:
+                log.warning("node.stopped_with_work_in_hand", node=self.node)
+
+    def _room(self, lane: Lane, urgency: Urgency) -> int:
+        return 0 if self._draining else lane.room(urgency)
 
     def _handler(self, seat: _Seat, urgency: Urgency) -> Callable[[Delivery], Awaitable[None]]:
         async def handle(delivery: Delivery) -> None:
@@ -102,6 +119,9 @@ class Executor:
             except BusError as error:
                 log.warning("work.again", subject=delivery.subject, error=str(error))
                 await delivery.nak(AGAIN_MS)
+            except asyncio.CancelledError:
+                await delivery.nak(0)  # whoever serves this node next need not wait for the acknowledgement to lapse
+                raise
             finally:
                 self._in_hand.discard(delivery)
 

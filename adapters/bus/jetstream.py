@@ -193,9 +193,7 @@ _DIRECT_HEADERS = frozenset(
 
 
 @asynccontextmanager
-async def open_bus(
-    url: str, *, name: str, wait_s: float = 5.0, make: bool = False
-) -> AsyncIterator[JetStreamBus]:
+async def open_bus(url: str, *, name: str, wait_s: float = 5.0, make: bool = False) -> AsyncIterator[JetStreamBus]:
     """The bus at `url`; `make` creates or updates its streams first. Raises UnavailableError, ProvisionError."""
     bus: JetStreamBus | None = None
 

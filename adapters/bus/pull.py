@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.bus.publish import Publisher
+from router.errors import one_error
 from router.ports import NO_HEADERS, Handler, Headers
 from subjects.streams import ConsumerSpec
 
@@ -86,18 +87,19 @@ class Pull:
         recreate: Callable[[ConsumerSpec], Awaitable[None]],
     ) -> AsyncIterator[Self]:  # fmt: skip
         """Leaving stops taking, then waits for the handlers under way; leaving by an exception cancels them."""
-        async with asyncio.TaskGroup() as tasks:
-            pull = cls(client, publisher, spec, handler, batch, recreate, tasks)
-            sub = await client.subscribe(pull._inbox, cb=pull._received)
-            watcher = tasks.create_task(pull._watch())
-            await pull.refill()
-            try:
-                yield pull
-            finally:
-                watcher.cancel()
-                if not client.is_closed:
-                    # This also ends the open pull on the server: nothing is delivered into the void.
-                    await sub.unsubscribe()
+        with one_error():
+            async with asyncio.TaskGroup() as tasks:
+                pull = cls(client, publisher, spec, handler, batch, recreate, tasks)
+                sub = await client.subscribe(pull._inbox, cb=pull._received)
+                watcher = tasks.create_task(pull._watch())
+                await pull.refill()
+                try:
+                    yield pull
+                finally:
+                    watcher.cancel()
+                    if not client.is_closed:
+                        # This also ends the open pull on the server: nothing is delivered into the void.
+                        await sub.unsubscribe()
 
     async def renew(self) -> None:
         """The connection is new, so the open pull is gone."""

@@ -9,6 +9,7 @@ import structlog
 from nats.aio.client import Client
 from nats.micro.request import Request
 
+from router.errors import one_error
 from router.ports import NO_HEADERS, Headers, Question
 
 log = structlog.get_logger(__name__)
@@ -19,22 +20,23 @@ async def serve(
     client: Client, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str
 ) -> AsyncIterator[None]:
     """Replicas share the questions; leaving stops taking and waits for the answers under way."""
-    async with asyncio.TaskGroup() as tasks:
+    with one_error():
+        async with asyncio.TaskGroup() as tasks:
 
-        async def received(request: Request) -> None:
-            async def respond(data: bytes, headers: Headers) -> None:
-                await request.respond(data, headers=dict(headers))
+            async def received(request: Request) -> None:
+                async def respond(data: bytes, headers: Headers) -> None:
+                    await request.respond(data, headers=dict(headers))
 
-            question = Question(request.subject, request.data, request.headers or NO_HEADERS, respond)
-            tasks.create_task(_answer(answer, question))
+                question = Question(request.subject, request.data, request.headers or NO_HEADERS, respond)
+                tasks.create_task(_answer(answer, question))
 
-        service = await nats.micro.add_service(client, name=name, version="1.0.0", description=about)
-        await service.add_endpoint(name="ask", subject=subject, queue_group=name, handler=received)
-        try:
-            yield
-        finally:
-            if not client.is_closed:
-                await service.stop()
+            service = await nats.micro.add_service(client, name=name, version="1.0.0", description=about)
+            await service.add_endpoint(name="ask", subject=subject, queue_group=name, handler=received)
+            try:
+                yield
+            finally:
+                if not client.is_closed:
+                    await service.stop()
 
 
 async def _answer(answer: Callable[[Question], Awaitable[None]], question: Question) -> None:

@@ -110,8 +110,8 @@ class Dispatcher:
     async def _forward_at_once(self, asked: Asked, world: World, recorded: Awaitable[Stored], work: WorkItem) -> None:
         """The work right behind its record on the same connection, without the wait in between.
 
-        Should the record turn out to be taken, the work is a double: the broker drops it by its message id, and one
-        whose id it has forgotten is taken back.
+        Should the record turn out to be another request's, the work is a double: the broker drops it by its message id,
+        and one whose id it has forgotten is taken back.
         """
         try:
             forwarded = await send_work(self._bus, work)
@@ -122,10 +122,7 @@ class Dispatcher:
         try:
             await recorded
         except ConflictError:
-            stored = await forwarded
-            if not stored.duplicate:
-                await self._bus.delete(WORK, stored.seq)
-            await self._decided_before(asked, world)
+            await self._decided_before(asked, world, doubled=await forwarded)
         else:
             await forwarded
 
@@ -161,12 +158,14 @@ class Dispatcher:
         refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
         await write_reply(self._bus, _refused(asked, world, line, refuse))
 
-    async def _decided_before(self, asked: Asked, world: World) -> None:
-        """It has a record: ours from before a crash, or that of another request under the same id."""
+    async def _decided_before(self, asked: Asked, world: World, *, doubled: Stored | None = None) -> None:
+        """It has a record: ours, from before a crash or a lost acknowledgement, or another request's under this id."""
         letter = await self._bus.last(EVENTS, str(Event(asked.client, asked.rid, "decided")))
         if letter is None:
             raise UnavailableError(EVENTS, "the event stream takes no message")
         before = Decided.decode(letter.data)
+        if doubled is not None and not doubled.duplicate and before.request_seq != asked.seq:
+            await self._bus.delete(WORK, doubled.seq)
         reply_subject = str(ReplySubject(asked.client, asked.rid))
         stored = await self._bus.last(REPLIES, reply_subject)
         if before.request_hash != asked.request_hash:

@@ -164,6 +164,8 @@ class Executor:
             await recorded
         tried = await call(self._bus, served, work, attempt, (work.deadline_at_ms - now_ms) / 1000)
         seat.ended(tried.failure is None)
+        # Stored by now, unless the call took no time: no outcome without a start on the record.
+        await recorded
         await self._report(
             Outcome(
                 work=work,
@@ -176,7 +178,6 @@ class Executor:
                 timings=tried.timings(queue_ms=max(0, now_ms - work.sent_ms)),
             )
         )
-        await recorded
 
     async def _record(self, work: WorkItem, attempt: str, served: Served, now_ms: int) -> Awaitable[Stored]:
         started = AttemptStarted(

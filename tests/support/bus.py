@@ -44,9 +44,11 @@ class Role:
 
     def kill(self) -> None:
         """SIGKILL: no chance to say goodbye."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+        # Out of the supervisor's sight first: it must not start a second one.
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
             self.kills += 1
 
     def stop(self) -> None:
@@ -109,9 +111,10 @@ def processes(directory: Path, *, routers: int = 1, sync_interval: str = "always
 @asynccontextmanager
 async def live_bus(*, routers: int = 1, policy: Path = POLICY) -> AsyncIterator[LiveBus]:
     """A bus that answers: streams made, the loopback policy applied, the node heard."""
-    with tempfile.TemporaryDirectory(prefix="llmbus-test-") as directory, processes(
-        Path(directory), routers=routers
-    ) as bus:
+    with (
+        tempfile.TemporaryDirectory(prefix="llmbus-test-") as directory,
+        processes(Path(directory), routers=routers) as bus,
+    ):
         async with connect(bus.url, name="test set-up", wait_s=10) as nc:
             await _ready(bus, nc_wait_s=10)
             await provision(nc)

@@ -19,6 +19,8 @@ from subjects.streams import ConsumerSpec
 log = structlog.get_logger(__name__)
 
 AGAIN_MS = 500
+SHOWN_CHARS = 500
+HEADERS_BYTES = 8_192
 
 Handle = Callable[[Delivery], Awaitable[None]]
 
@@ -52,10 +54,13 @@ async def consuming(
 
 async def bury(bus: Bus, delivery: Delivery, reason: str, why: str) -> None:
     """Put a copy of the message where it can be looked at, once."""
-    origin = f"{delivery.stream}:{delivery.seq}"
+    headers = {
+        h.REASON: why[:SHOWN_CHARS],
+        h.ORIGIN: f"{delivery.stream}:{delivery.seq}",
+        h.SUBJECT: delivery.subject[:SHOWN_CHARS],
+    }
+    # Its headers come on top: what was as large as the broker takes is buried without its end. Its origin has it whole.
+    data = delivery.data[: bus.max_payload_bytes - HEADERS_BYTES]
     await bus.publish(
-        str(Dead(reason)),
-        delivery.data,
-        headers={h.REASON: why[:500], h.ORIGIN: origin, "Llm-Subject": delivery.subject},
-        msg_id=message_id("dead", delivery.stream, str(delivery.seq)),
+        str(Dead(reason)), data, headers=headers, msg_id=message_id("dead", delivery.stream, str(delivery.seq))
     )

@@ -35,6 +35,8 @@ from subjects.streams import DISPATCHER, EVENTS, REPLIES, REQUESTS, ROUTER, WAIT
 log = structlog.get_logger(__name__)
 
 MAX_IN_FLIGHT = 512
+OUTCOME_BYTES = 65_536
+"""An outcome carries its work back, with what became of it."""
 
 
 class Waiting(Message):
@@ -223,9 +225,13 @@ class Dispatcher:
 
 async def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:
     """Put an attempt on its node's subject, once. Raises TooLargeError at once, BusError when awaited."""
+    subject = str(Work(work.target.node, work.target.model, work.urgency, work.rid))
+    body = work.encode()
+    if len(body) > bus.max_payload_bytes - OUTCOME_BYTES:
+        raise TooLargeError(subject, f"the work has {len(body)} bytes and must leave {OUTCOME_BYTES} to its outcome")
     return await bus.send(
-        str(Work(work.target.node, work.target.model, work.urgency, work.rid)),
-        work.encode(),
+        subject,
+        body,
         headers={h.DEADLINE_AT_MS: str(work.deadline_at_ms)},
         msg_id=message_id("work", work.client, work.rid, work.attempt),
     )

@@ -23,6 +23,7 @@ from schemas.failure import Failure, FailureKind
 from schemas.heartbeat import Heartbeat, ModelState
 from schemas.ids import message_id
 from schemas.outcome import AttemptTimings, Outcome
+from schemas.request import Chat
 from schemas.work import WorkItem, attempt_id
 from subjects import Event, Reply
 from subjects import Outcome as OutcomeSubject
@@ -36,6 +37,7 @@ WORKING_S = 2.0
 """A third of the acknowledgement time."""
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
+NOTHING_ASKED = Chat(messages=())
 RECENT = 20
 """Attempts that count for a model's health."""
 
@@ -207,21 +209,28 @@ class Executor:
         subject = str(OutcomeSubject(self.node, work.rid))
         # Without the delivery count: of two executions of an attempt the first outcome counts.
         msg_id = message_id("outcome", work.client, work.rid, work.attempt)
-        try:
-            await self._bus.publish(subject, outcome.encode(), msg_id=msg_id)
-        except TooLargeError as error:
-            failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
-            small = outcome.model_copy(update={"answer": None, "failure": failure})
-            await self._bus.publish(subject, small.encode(), msg_id=msg_id)
+        if outcome.answer is not None:
+            # What was asked is needed for another attempt only.
+            slim = outcome.model_copy(update={"work": work.model_copy(update={"chat": NOTHING_ASKED})})
+            try:
+                await self._bus.publish(subject, slim.encode(), msg_id=msg_id)
+            except TooLargeError as error:
+                log.warning("answer.too_large", rid=work.rid, node=self.node, model=work.target.model)
+                failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
+                outcome = outcome.model_copy(update={"answer": None, "failure": failure})
+            else:
+                return
+        await self._bus.publish(subject, outcome.encode(), msg_id=msg_id)
 
     def _unanswered(self, seat: _Seat, work: WorkItem, delivery: Delivery, kind: FailureKind, why: str) -> Outcome:
-        """The outcome of an attempt that called nobody."""
+        """The outcome of a delivery that called nobody; of poison the ones before may have."""
         return Outcome(
             work=work,
             attempt_id=attempt_id(work.attempt, delivery.delivered),
             node=self.node,
             provider=seat.served.provider_name,
             failure=Failure(kind=kind, message=why),
+            called=kind is FailureKind.POISON,
             stand_in=seat.served.stand_in,
             timings=AttemptTimings(queue_ms=max(0, self._bus.now_ms() - work.sent_ms)),
         )

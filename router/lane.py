@@ -4,6 +4,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 from subjects.grammar import URGENCIES, Urgency
 
@@ -14,7 +15,9 @@ class Lane:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.running = 0
-        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._queue: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        """(urgency, sequence, arrival, turn): a message that came back may wait beside itself."""
+        self._arrivals = count()
         self._waiting = dict.fromkeys(URGENCIES, 0)
 
     @property
@@ -39,7 +42,7 @@ class Lane:
 
     async def _wait(self, urgency: Urgency, seq: int) -> None:
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (URGENCIES.index(urgency), seq, turn))
+        heapq.heappush(self._queue, (URGENCIES.index(urgency), seq, next(self._arrivals), turn))
         self._waiting[urgency] += 1
         try:
             await turn
@@ -53,7 +56,7 @@ class Lane:
     def _leave(self) -> None:
         """Hand the place to the next in line, if there is one."""
         while self._queue:
-            turn = heapq.heappop(self._queue)[2]
+            turn = heapq.heappop(self._queue)[-1]
             if not turn.done():
                 turn.set_result(None)
                 return

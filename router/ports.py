@@ -78,6 +78,10 @@ Handler = Callable[[Delivery], Awaitable[None]]
 class Bus(Protocol):
     """JetStream as the services use it."""
 
+    @property
+    def max_payload_bytes(self) -> int:
+        """The broker's limit for a message, headers included."""
+
     def now_ms(self) -> int:
         """The broker's clock, epoch milliseconds, carried by the local monotonic clock: never steps back."""
 

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from pydantic import ValidationError
 
 from router.consume import bury, consuming
-from router.core.settle import Settlement, settle
+from router.core.settle import Settlement, settle, unsendable
 from router.dispatcher import send_work
+from router.errors import TooLargeError
 from router.ports import Bus, Delivery
 from router.replies import write_reply
 from router.world_book import WorldBook
@@ -65,7 +66,11 @@ class Settler:
             event.encode(),
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
-        await (await send_work(self._bus, retry))
+        try:
+            await (await send_work(self._bus, retry))
+        except TooLargeError as error:
+            world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
+            await write_reply(self._bus, unsendable(retry, world, str(error)))
 
     async def _given_up(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without being settled")

@@ -43,5 +43,7 @@ class Outcome(Message):
     answer: Answer | None = None
     failure: Failure | None = None
     timings: AttemptTimings
+    called: bool = True
+    """False when no provider was called: nothing can have been spent."""
     stand_in: bool = False
     """True when no model answered: loopback stood in for it."""

@@ -1,39 +1,34 @@
 """A broker for every test that needs one: NATS_URL, the wheel's nats-server, or (marked) a container."""
 
-import asyncio
 import os
 import shutil
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from nats.aio.client import Client
 
-from adapters.bus import connect, provision
-from ops.broker import server_path
+from tests.support.docker_engine import need_image
+from tests.support.nats_server import OwnBroker, start_server
+
+if TYPE_CHECKING:
+    from testcontainers.community.nats import NatsContainer
+
+NATS_IMAGE = "nats:2"
 
 
-def start_server(directory: Path, *, port: int = -1) -> tuple[subprocess.Popen[bytes], str]:
-    """A nats-server on a free port of 127.0.0.1 with its store in `directory`, ready to be connected to."""
-    for old in directory.glob("*.ports"):
-        old.unlink()
-    log = (directory / "nats.log").open("ab")
-    with log:
-        server = subprocess.Popen(
-            [server_path(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(directory / "js"),
-             "--ports_file_dir", str(directory)],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    ports = directory / f"nats-server_{server.pid}.ports"
-    deadline = time.monotonic() + 10
-    while not (ports.exists() and ports.read_text()):
-        assert server.poll() is None, (directory / "nats.log").read_text()
-        assert time.monotonic() < deadline, "nats-server did not come up"
-        time.sleep(0.005)
-    return server, str(__import__("json").loads(ports.read_text())["nats"][0])
+@pytest.fixture
+def broker() -> Iterator[OwnBroker]:
+    """A nats-server that the test may kill."""
+    directory = Path(tempfile.mkdtemp(prefix="llmbus-nats-"))
+    own = OwnBroker(directory, *start_server(directory))
+    try:
+        yield own
+    finally:
+        own.kill()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +45,31 @@ def nats_url() -> Iterator[str]:
         server.terminate()
         server.wait(10)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def container_nats_url() -> Iterator[str]:
+    """A real nats-server in a container of its own; for tests marked `docker`."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The container is ours to remove, and the reaper's image is one more to be had.
+        patch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+        need_image(NATS_IMAGE)
+        container = _container()
+        try:
+            yield container.nats_uri()
+        finally:
+            container.stop()
+
+
+def _container() -> "NatsContainer":
+    with warnings.catch_warnings():
+        # It deprecates what it uses itself.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="testcontainers")
+        from testcontainers.community.nats import NatsContainer
+
+        container = NatsContainer(NATS_IMAGE, jetstream=True)
+        try:
+            return container.start()
+        except BaseException:
+            container.stop()
+            raise

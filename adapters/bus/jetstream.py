@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 
 import nats.errors
@@ -18,6 +18,7 @@ from adapters.bus.provision import ensure_consumer, provision
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
+from adapters.bus.wire import check_size, frame, header_block, write
 from router.errors import UnavailableError, one_error
 from router.ports import NO_HEADERS, Handler, Headers, Letter, Question, Stored
 from subjects.streams import REQUESTS, ConsumerSpec
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 API_TIMEOUT_S = 5.0
 CLOCK_S = 30.0
+LAST_FLUSH_S = 1.0
+"""What is written gets this long to leave; a broker that is gone holds nobody up."""
 READ_BATCH = 256
 
 
@@ -37,6 +40,10 @@ class JetStreamBus:
         self._clock = BusClock()
         self._publisher = Publisher(client)
         self._pulls: set[Pull] = set()
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return int(self.client.max_payload)
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
@@ -54,7 +61,9 @@ class JetStreamBus:
         return await (await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first))
 
     async def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
-        await self.client.publish(subject, data, headers=dict(headers) or None)
+        block = header_block(headers) if headers else b""
+        check_size(self.client, subject, len(block) + len(data))
+        await write(self.client, frame(subject, "", block, data))
 
     @asynccontextmanager
     async def consume(self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]) -> AsyncIterator[None]:
@@ -101,10 +110,11 @@ class JetStreamBus:
     async def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
         seq = start_seq
         while True:
-            letters = await self._direct_batch(stream, {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH})
+            ask = {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH}
+            letters, more = await self._direct_batch(stream, ask)
             for letter in letters:
                 yield letter
-            if len(letters) < READ_BATCH:
+            if not more or not letters:
                 return
             seq = letters[-1].seq + 1
 
@@ -155,21 +165,22 @@ class JetStreamBus:
             raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
         return _letter(msg)
 
-    async def _direct_batch(self, stream: str, ask: dict[str, object]) -> list[Letter]:
+    async def _direct_batch(self, stream: str, ask: dict[str, object]) -> tuple[list[Letter], bool]:
+        """Letters, and whether there are more: the broker ends a batch by size too."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         inbox = self.client.new_inbox()
         sub = await self.client.subscribe(inbox)
         letters: list[Letter] = []
         try:
             await self.client.publish(subject, json.dumps(ask).encode(), reply=inbox)
-            while letter := _letter(await sub.next_msg(API_TIMEOUT_S)):
+            while letter := _letter(msg := await sub.next_msg(API_TIMEOUT_S)):
                 letters.append(letter)
         except (nats.errors.Error, TimeoutError) as error:
             raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
         finally:
             if not self.client.is_closed:
                 await sub.unsubscribe()
-        return letters
+        return letters, (msg.headers or {}).get("Nats-Num-Pending", "0") != "0"
 
 
 def _letter(msg: Msg) -> Letter | None:
@@ -214,4 +225,5 @@ async def open_bus(url: str, *, name: str, wait_s: float = 5.0, make: bool = Fal
                 finally:
                     watch.cancel()
                     if client.is_connected:
-                        await client.flush()
+                        with suppress(nats.errors.Error, TimeoutError):
+                            await asyncio.wait_for(client.flush(), LAST_FLUSH_S)

@@ -5,6 +5,7 @@ Running it again changes nothing. What exists and cannot be changed in place is 
 
 import asyncio
 import json
+from datetime import datetime
 
 import nats.errors
 from nats.aio.client import Client
@@ -111,11 +112,34 @@ async def _ensure_stream(client: Client, config: Config) -> None:
         if not isinstance(have, dict) or not _differs(config, have):
             return
         # Fields that are not ours (replicas of a cluster, placement, mirrors' settings) stay as they are.
-        answer = await _ask(client, f"STREAM.UPDATE.{name}", {**have, **config, "num_replicas": have["num_replicas"]})
+        wanted = {**have, **_without_loss(config, have, answer), "num_replicas": have["num_replicas"]}
+        answer = await _ask(client, f"STREAM.UPDATE.{name}", wanted)
     elif isinstance(error, dict) and error.get("err_code") in NOT_FOUND:
         answer = await _ask(client, f"STREAM.CREATE.{name}", config)
     if error := answer.get("error"):
         raise ProvisionError(f"stream {name}", _words(error), _remedy(error))
+
+
+def _without_loss(want: Config, have: Config, info: Config) -> Config:
+    """`want`, except for limits that would throw away what lies in the stream: an operator's wider ones stay."""
+    state = info["state"]
+    if not isinstance(state, dict) or not state["messages"]:
+        return want
+    kept = dict(want)
+    max_bytes, max_age_ns = want["max_bytes"], want["max_age"]
+    if isinstance(max_bytes, int) and 0 < max_bytes < state["bytes"]:
+        kept["max_bytes"] = have["max_bytes"]
+    age_s = (_time(info["ts"]) - _time(state["first_ts"])).total_seconds()
+    if isinstance(max_age_ns, int) and 0 < max_age_ns < age_s * NANO:
+        kept["max_age"] = have["max_age"]
+    if want["max_msgs_per_subject"] == 1 and state["messages"] > state.get("num_subjects", 0):
+        why = "it holds several messages under one subject, and must be write-once"
+        raise ProvisionError(f"stream {want['name']}", why, "back the stream up, remove it, start again")
+    return kept
+
+
+def _time(stamp: object) -> datetime:
+    return datetime.fromisoformat(str(stamp)[:19] + "+00:00")
 
 
 def _differs(want: Config, have: Config) -> bool:

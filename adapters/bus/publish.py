@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic_core import from_json
 
-from adapters.bus.wire import frame, header_block, write
+from adapters.bus.wire import check_size, frame, header_block, write
 from router.errors import BusError, ConflictError, TooLargeError, UnavailableError, UnknownError
 from router.ports import Headers, Stored
 from schemas import headers as h
@@ -60,10 +60,7 @@ class Publisher:
         if first:
             wire[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = "0"
         block = header_block(wire) if wire else b""
-        # Headers count too. Over the limit the server would close the connection.
-        if len(block) + len(data) > self._client.max_payload:
-            size, limit = len(block) + len(data), self._client.max_payload
-            raise TooLargeError(subject, f"{size} bytes are more than the broker's {limit}")
+        check_size(self._client, subject, len(block) + len(data))
         return await self._start(subject, block, data, repeatable=msg_id is not None or first)
 
     async def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:

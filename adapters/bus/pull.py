@@ -77,6 +77,8 @@ class Pull:
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{spec.stream}.{spec.name}"
         self._inbox = client.new_inbox()
         self._outstanding = 0
+        self._handed = 0
+        """Messages whose handler has not begun, so that `batch` cannot count them yet."""
         self._heard = 0.0
         self._missing = asyncio.Event()
 
@@ -108,7 +110,7 @@ class Pull:
 
     async def refill(self) -> None:
         """Ask for more once half of what may be taken is not asked for."""
-        room = self._batch()
+        room = self._batch() - self._handed
         want = room - self._outstanding
         if want <= 0 or self._outstanding > room // 2:
             return
@@ -123,10 +125,12 @@ class Pull:
             await self._status(msg)
             return
         self._outstanding = max(0, self._outstanding - 1)
+        self._handed += 1
         self._tasks.create_task(self._handle(JetStreamDelivery(self._client, self._publisher, msg)))
         await self.refill()
 
     async def _handle(self, delivery: JetStreamDelivery) -> None:
+        self._handed -= 1
         try:
             await self._handler(delivery)
         except Exception:

@@ -1,12 +1,14 @@
 """One message as bytes on the connection: a publish with many headers at a third of the library's cost.
 
-nats-py builds and checks headers one by one and has no call for a frame that is ready; the three names of its client used
-here are private, so `tests/contract/test_wire.py` holds what they must do.
+nats-py builds and checks headers one by one and has no call for a frame that is ready; the three names of its client
+used here are private, so `tests/contract/test_wire.py` holds what they must do.
 """
 
 from collections.abc import Mapping
 
 from nats.aio.client import Client
+
+from router.errors import TooLargeError
 
 _LINES = str.maketrans({"\r": " ", "\n": " "})
 
@@ -19,8 +21,14 @@ def header_block(headers: Mapping[str, str]) -> bytes:
     return f"NATS/1.0\r\n{text}\r\n\r\n".encode()
 
 
+def check_size(client: Client, subject: str, size_bytes: int) -> None:
+    """Headers count too; over its limit the server would close the connection. Raises TooLargeError."""
+    if size_bytes > client.max_payload:
+        raise TooLargeError(subject, f"{size_bytes} bytes are more than the broker's {client.max_payload}")
+
+
 def frame(subject: str, reply: str, block: bytes, data: bytes) -> bytes:
-    """A publish; without headers an empty block."""
+    """A publish; the reply subject and the headers may be empty."""
     if not block:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data)
     size = len(block)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from schemas import headers as h
 from schemas.decision import Refuse
@@ -39,6 +40,7 @@ class Asked:
 
 def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, limits: Limits) -> Asked:
     """Read a message of LLM_REQUESTS."""
+    named: Mapping[str, Any] = {}
     request: LlmRequest | None = None
     refusal: Refuse | None = None
     unreadable = False
@@ -49,15 +51,18 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
     else:
         try:
             request = _read(body)
+            refusal = _out_of_bounds(request, body, limits)
         except ValidationError as error:
             refusal = _refuse(_explain(error))
-            unreadable = any(e["type"] == "json_invalid" for e in error.errors(include_url=False, include_input=False))
+            named, unreadable = _names_within(body)
         except ValueError as error:
             refusal, unreadable = _refuse(str(error)), True
-    client, rid, wrong = _names(subject, headers, request, seq)
+    if request is not None:
+        named = {"request_id": request.request_id, "agent": request.agent}
+    client, rid, wrong = _names(subject, headers, named, seq)
     refusal = refusal or wrong
-    if refusal is None and request is not None:
-        refusal = _out_of_bounds(request, limits)
+    if request is not None and request.agent is None and (agent := headers.get(h.AGENT)):
+        request = request.model_copy(update={"agent": agent})
     return Asked(
         client=client,
         rid=rid,
@@ -72,9 +77,10 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
 
 
 def _read(body: bytes) -> LlmRequest:
-    """JSON when it looks like it, else a plain prompt."""
+    """JSON when it looks like it, else a plain prompt. Raises pydantic.ValidationError, ValueError."""
     body = body.removeprefix(BOM)
-    if body[:64].lstrip()[:1] in (b"{", b"["):
+    first = body[:64].lstrip()[:1]
+    if first == b"{" or (first == b"[" and _is_json(body)):
         return LlmRequest.decode(body)
     try:
         text = body.decode()
@@ -83,31 +89,57 @@ def _read(body: bytes) -> LlmRequest:
     return LlmRequest(prompt=text)
 
 
+def _is_json(body: bytes) -> bool:
+    """`[GM] greets you` is a prompt, `[1, 2]` is not."""
+    try:
+        from_json(body)
+    except ValueError as error:
+        return "recursion" in str(error)
+    return True
+
+
+def _names_within(body: bytes) -> tuple[Mapping[str, Any], bool]:
+    """The names that a refused body gives itself, and whether not even JSON could be made out."""
+    try:
+        value = from_json(body.removeprefix(BOM))
+    except ValueError:
+        return {}, body[:64].lstrip()[:1] in (b"{", b"[")
+    return value if isinstance(value, dict) else {}, False
+
+
 def _names(
-    subject: Request, headers: Mapping[str, str], request: LlmRequest | None, seq: int
+    subject: Request, headers: Mapping[str, str], body: Mapping[str, Any], seq: int
 ) -> tuple[str, str, Refuse | None]:
-    """Who asks, under which id; an id that is no token is refused and `seq-<n>` stands in for it."""
-    client = subject.client or headers.get(h.CLIENT) or headers.get(h.AGENT) or (request and request.agent) or ANONYMOUS
-    rid = headers.get(h.REQUEST_ID) or (request and request.request_id)
+    """Who asks, under which id; an id that cannot be is refused and `seq-<n>` stands in for it."""
+    client = subject.client or headers.get(h.CLIENT) or headers.get(h.AGENT) or body.get("agent") or ANONYMOUS
+    own = f"seq-{seq}"
+    rid = headers.get(h.REQUEST_ID) or body.get("request_id")
     if rid is None:
         # A message id is the client's own string: it serves as id when it can, and is no error when it cannot.
         msg_id = headers.get(h.MSG_ID)
-        rid = msg_id if is_token(msg_id) else f"seq-{seq}"
+        rid = msg_id if is_token(msg_id) and not _ours(msg_id) else own
     wrong = None
     if not is_token(client):
         client, wrong = ANONYMOUS, _refuse("client or agent must be 1 to 64 of A-Z a-z 0-9 _ -")
     if not is_token(rid):
-        rid, wrong = f"seq-{seq}", _refuse("the request id must be 1 to 64 of A-Z a-z 0-9 _ -")
+        rid, wrong = own, _refuse("the request id must be 1 to 64 of A-Z a-z 0-9 _ -")
+    elif rid != own and _ours(rid):
+        rid, wrong = own, _refuse("request ids of the form seq-<number> are given to requests without one")
     return client, rid, wrong
 
 
-def _out_of_bounds(request: LlmRequest, limits: Limits) -> Refuse | None:
+def _ours(rid: str) -> bool:
+    return rid.startswith("seq-") and rid[4:].isdigit()
+
+
+def _out_of_bounds(request: LlmRequest, body: bytes, limits: Limits) -> Refuse | None:
     if request.messages and len(request.messages) > limits.max_messages:
         return _refuse(f"{len(request.messages)} messages, at most {limits.max_messages} are taken")
     if any("\x00" in text for text in _texts(request)):
         return _refuse("a NUL character stands in the text; remove it")
-    loose = (request.tools, request.response_format, request.metadata, request.model_extra)
-    if any(_depth(value) > limits.max_depth for value in loose if value):
+    # It cannot nest deeper than it has opening brackets, and most requests have few.
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > limits.max_depth and body[:64].lstrip()[:1] == b"{" and _depth(from_json(body)) > limits.max_depth:
         return _refuse(f"the body nests deeper than {limits.max_depth} levels")
     return None
 

@@ -94,12 +94,14 @@ def _too_expensive(request: LlmRequest, model: Model, tokens_in: int, tokens_out
     asked = request.constraints
     if asked.budget_constraint == "high":
         return True
-    if asked.budget_constraint == "medium":
-        return model.price is None or model.price.output_usd_per_mtok >= EXPENSIVE_USD_PER_MTOK
-    if asked.max_cost_usd is not None:
-        usd = expected_cost_usd(model, tokens_in, tokens_out)
-        return usd is None or usd > asked.max_cost_usd
-    return False
+    if asked.budget_constraint == "medium" and (
+        model.price is None or model.price.output_usd_per_mtok >= EXPENSIVE_USD_PER_MTOK
+    ):
+        return True
+    if asked.max_cost_usd is None:
+        return False
+    usd = expected_cost_usd(model, tokens_in, tokens_out)
+    return usd is None or usd > asked.max_cost_usd
 
 
 def _turn(option: Option, policy: Policy, world: World) -> Iterator[float]:

@@ -91,7 +91,8 @@ def _bend(route: Route, request: LlmRequest, task: str | None, policy: Policy) -
         return models, "speed"
     if asked.budget_constraint in ("medium", "high"):
         return models, "cost"
-    if request.urgency == "critical" and task not in policy.critical_keeps_model:
+    named = request.model in policy.models
+    if request.urgency == "critical" and not named and task not in policy.critical_keeps_model:
         lighter = (light for name in models if (light := policy.models[name].lighter))
         return tuple(dict.fromkeys((*lighter, *models))), "agent_preference"
     return models, route.strategy or policy.default_strategy

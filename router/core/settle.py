@@ -75,7 +75,7 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
     failure = outcome.failure or Failure(
         kind=FailureKind.INTERNAL, message="the outcome says neither answer nor failure"
     )
-    booking: Booking = "wasted" if failure.kind in UNSPENT or outcome.stand_in else "unknown"
+    booking: Booking = "unknown" if record.cost_usd is None else "wasted"
     attempts = (*work.priors, record)
     if failure.kind in FINAL:
         return _ended(FINAL[failure.kind], failure, work, attempts, booking, world)
@@ -104,6 +104,12 @@ def expired(work: WorkItem, world: World) -> Reply:
     """The reply of a request whose time ran out while its work waited or its node was silent."""
     message = f"no answer within its deadline; it waited for {work.target.model} on {work.target.node}"
     error = _error(ErrorType.DEADLINE_EXCEEDED, work, message, "unknown")
+    return _refused(work, error, work.priors, world)
+
+
+def unsendable(work: WorkItem, world: World, why: str) -> Reply:
+    """The reply of a request whose next attempt, with the record of those before, is more than the bus takes."""
+    error = _error(ErrorType.PAYLOAD_TOO_LARGE, work, why, "unknown")
     return _refused(work, error, work.priors, world)
 
 
@@ -138,7 +144,7 @@ def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
     target = outcome.work.target
     answer = outcome.answer
     cost: Decimal | None
-    if outcome.stand_in:
+    if outcome.stand_in or not outcome.called:
         cost = NOTHING
     elif answer is not None:
         cost = cost_usd(policy.models.get(target.model), answer.usage)
@@ -206,7 +212,7 @@ def _ended(
     booking: Booking,
     world: World,
 ) -> Settlement:
-    spent: Spent = "no" if all(a.failure and a.failure.kind in UNSPENT for a in attempts) else "unknown"
+    spent: Spent = "no" if all(attempt.cost_usd == NOTHING for attempt in attempts) else "unknown"
     if kind is ErrorType.ALL_TARGETS_FAILED:
         message = "every target failed: " + "; ".join(_told(attempt) for attempt in attempts)
     else:

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from router.core.guardrails.injection import _due, _index, injection
+from router.core.guardrails.injection import injection
 from router.core.guardrails.injection_rules import BY_STEM, BY_WORD, Rule
 from tests.support.patterns import unbounded
 
@@ -129,11 +129,9 @@ def test_a_rule_is_due_wherever_its_pattern_matches(text: str) -> None:
     words = set(low.replace("<", " ").replace("|", " ").replace("_", " ").replace("'", " ").replace(":", " ").split())
     words = {word.strip(".,;?![]>") for word in words}
     for rule in BY_WORD:
-        assert not rule.pattern.search(low) or _due(_index((rule,)), words)
+        assert not rule.pattern.search(low) or not any(map(words.isdisjoint, rule.words))
     for rule in BY_STEM:
-        assert not rule.pattern.search(low) or _due(
-            _index((rule,)), {s for each in rule.words for s in each if s in low}
-        )
+        assert not rule.pattern.search(low) or all(any(stem in low for stem in each) for each in rule.words)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Finds prompt injection and jailbreaks by their wording, in English and Korean, also behind common disguises."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -18,13 +17,15 @@ _MANGLED: Final = 0.55
 # In a long text one loud wording is likelier to be an accident, so it takes a stronger or a second one.
 _LONG: Final = 2500
 _DAMPED: Final = 0.8
-# The words of a wording stand close together, so a text is read through a window. Windows overlap, lest
-# their edges cut one.
-_WINDOW: Final = 640
-_OVERLAP: Final = 160
-_WORDS: Final = bytes(b if (chr(b).isalnum() and b < 0x80) or b >= 0x80 else 0x20 for b in range(256))
-_WHOLE: Final = frozenset(word.encode() for rule in BY_WORD for each in rule.words for word in each)
-_STEM_SCRIPTS: Final = re.compile("[\u0400-\u04ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]")
+# Of a long text a piece at a time is looked at; pieces overlap, lest their edges cut a wording.
+_PIECE: Final = 4096
+_OVERLAP: Final = 240
+# How far around one of its rare words the rest of a wording can stand.
+_REACH: Final = 240
+# ASCII words in lower case, all else blank: split, it is the cheapest look at a text there is.
+_WORDS: Final = bytes(ord(chr(b).lower()) if b < 0x80 and chr(b).isalnum() else 0x20 for b in range(256))
+# What is left of UTF-8 without these are the first bytes of Hangul, kana, Chinese and Cyrillic letters.
+_NO_STEMS: Final = bytes(b for b in range(256) if not (0xD0 <= b <= 0xD3 or 0xE3 <= b <= 0xED))
 
 
 def injection(texts: Sequence[str]) -> Iterator[Match]:
@@ -55,24 +56,44 @@ def _evidence(text: str) -> dict[str, float]:
 def _weights(low: str) -> dict[str, float]:
     """The strongest wording of every code in one reading."""
     found: dict[str, float] = {}
-    stems = not low.isascii() and _STEM_SCRIPTS.search(low) is not None
-    for start in range(0, max(len(low) - _OVERLAP, 1), _WINDOW - _OVERLAP):
-        for rule in _rules(low[start : start + _WINDOW], stems):
-            if found.get(rule.code, 0) < rule.weight and rule.pattern.search(low, start, start + _WINDOW):
+    for start in range(0, max(len(low) - _OVERLAP, 1), _PIECE - _OVERLAP):
+        end = min(start + _PIECE, len(low))
+        for rule, marks in _due(low[start:end]):
+            if found.get(rule.code, 0) < rule.weight and _says(rule, marks, low, start, end):
                 found[rule.code] = rule.weight
     return found
 
 
-def _rules(window: str, stems: bool) -> set[Rule]:
-    """Those whose words the window has: few, so that most patterns never run."""
-    words = frozenset(window.encode("utf-8", "replace").translate(_WORDS).split())
-    rules = _due(_BY_FIRST_WORD, {word.decode() for word in words & _WHOLE})
-    if stems:
-        letters = frozenset(window)  # most stems fall by this test, which is cheaper than looking for them
-        firsts = (stem for stem in _BY_FIRST_STEM if letters.issuperset(stem) and stem in window)
-        likely = {rule for stem in firsts for rule in _BY_FIRST_STEM[stem]}
-        rules |= {r for r in likely if all(any(stem in window for stem in each) for each in r.words[1:])}
-    return rules
+def _due(piece: str) -> Iterator[tuple[Rule, list[str]]]:
+    """The rules of whose every set of words one is in the piece, with those of their first set: few, mostly none."""
+    data = piece.encode("utf-8", "replace")
+    words = data.translate(_WORDS).split()
+    rare = _RARE_WORDS.intersection(words)
+    if rare:
+        present = {word.decode() for word in _ALL_WORDS.intersection(words)}
+        for rule in {rule for word in rare for rule in _BY_RARE_WORD[word]}:
+            if not any(map(present.isdisjoint, rule.words[1:])):
+                yield rule, [word for word in rule.words[0] if word in present]
+    if not piece.isascii() and data.translate(None, _NO_STEMS):
+        stems = [stem for head in _BY_HEAD if head in piece for stem in _BY_HEAD[head] if stem in piece]
+        for rule in {rule for stem in stems for rule in _BY_RARE_STEM[stem]}:
+            if all(any(stem in piece for stem in each) for each in rule.words[1:]):
+                yield rule, [stem for stem in stems if stem in rule.words[0]]
+
+
+def _says(rule: Rule, marks: list[str], low: str, start: int, end: int) -> bool:
+    """Is the wording around one of the marks? The rest of its words must be there before the pattern is tried."""
+    for mark in marks:
+        at = low.find(mark, start, end)
+        while at >= 0:
+            first, last = max(at - _REACH, 0), at + _REACH
+            near = low[first:last]
+            if all(any(word in near for word in each) for each in rule.words[1:]) and rule.pattern.search(
+                low, first, last
+            ):
+                return True
+            at = low.find(mark, at + _REACH // 2, end)
+    return False
 
 
 def _index(rules: tuple[Rule, ...]) -> Mapping[str, tuple[Rule, ...]]:
@@ -81,14 +102,12 @@ def _index(rules: tuple[Rule, ...]) -> Mapping[str, tuple[Rule, ...]]:
     return MappingProxyType({word: tuple(rule for rule in rules if word in rule.words[0]) for word in words})
 
 
-_BY_FIRST_WORD: Final = _index(BY_WORD)
-_BY_FIRST_STEM: Final = _index(BY_STEM)
-
-
-def _due(index: Mapping[str, tuple[Rule, ...]], present: set[str]) -> set[Rule]:
-    """The rules of whose every set of words one is present."""
-    likely = {rule for word in present for rule in index.get(word, ())}
-    return {rule for rule in likely if not any(map(present.isdisjoint, rule.words))}
+_BY_RARE_WORD: Final = MappingProxyType({word.encode(): rules for word, rules in _index(BY_WORD).items()})
+_RARE_WORDS: Final = frozenset(_BY_RARE_WORD)
+_ALL_WORDS: Final = frozenset(word.encode() for rule in BY_WORD for each in rule.words for word in each)
+_BY_RARE_STEM: Final = _index(BY_STEM)
+# Most stems fall by their first letter, which is found, or not, far faster than a stem.
+_BY_HEAD: Final = MappingProxyType({s[0]: tuple(t for t in _BY_RARE_STEM if t[0] == s[0]) for s in _BY_RARE_STEM})
 
 
 def _combined(evidence: dict[str, float]) -> float:

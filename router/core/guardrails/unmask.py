@@ -10,6 +10,11 @@ from unicodedata import is_normalized, normalize
 _INVISIBLE: Final = re.compile(
     r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
 )
+# Whatever `fold` changes but for case, and letters that can stand for others: cheap to find none of.
+_ODD: Final = re.compile(
+    "[\u00ad\u00c0-\u00ff\u0250-\u02af\u0370-\u058f\u1100-\u11ff\u200b-\u200f\u202a-\u202e\u2060-\u2064\u20ac\u2100-\u214f"
+    "\u2460-\u24ff\u3130-\u318f\ufe00-\ufe0f\ufeff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U000e0000-\U000e007f]"
+)
 _LOOKALIKE_LETTERS: Final = [
     "aаɑαά",
     "bьβ",
@@ -39,7 +44,10 @@ _LOOKALIKES: Final = str.maketrans({look: group[0] for group in _LOOKALIKE_LETTE
 _LOOKALIKE: Final = re.compile(f"[{''.join(group[1:] for group in _LOOKALIKE_LETTERS)}]")
 _MIXED: Final = re.compile(rf"[a-z]{_LOOKALIKE.pattern}|{_LOOKALIKE.pattern}[a-z]")
 
-_LEET_BYTES: Final = b"0134579@$!|+68"
+# Letters, and the digits and signs that stand for letters in leet.
+_LEET_SHAPES: Final = bytes(
+    0x31 if b in b"0134576@$!|+89" else 0x61 if b < 0x80 and chr(b).isalnum() else 0x20 for b in range(256)
+)
 _LEET_WORD: Final = re.compile(r"[0134576@$!|+89](?:(?<=[a-z].)[a-z]|(?<![\w.,#$%-].)[a-z]{2})")
 _SPARSE: Final = 150
 _LONGEST_WORD: Final = 18
@@ -62,10 +70,16 @@ _LONG_RUN: Final = bytes(0x61 if (chr(b).isalnum() and b < 0x80) or b in b"+/" e
 _MAX_DECODED: Final = 16
 
 
+def plain(text: str) -> bool:
+    """Has it no character that could be a disguise?"""
+    return text.isascii() or _ODD.search(text) is None
+
+
 def fold(text: str) -> str:
     """Lower case, compatibility forms resolved, invisible characters gone. Look-alike letters of other scripts stay."""
-    if text.isascii():
-        return text.lower()
+    if plain(text):
+        # The bytes of ASCII letters are lowered much faster than the code points of a text that has others.
+        return text.lower() if text.isascii() else text.encode("utf-8", "replace").lower().decode()
     text = _JAMO.sub(_syllable, text)
     if not is_normalized("NFKC", text):
         text = normalize("NFKC", text)
@@ -75,7 +89,7 @@ def fold(text: str) -> str:
 def disguised(text: str, low: str, odd: int) -> Iterator[str]:
     """Other readings of a text that folds to `low` and has `odd` mangled words. None for one that looks plain."""
     data = low.encode("utf-8", "replace")
-    if not low.isascii() and _MIXED.search(low):
+    if not plain(low) and _MIXED.search(low):
         low = low.translate(_LOOKALIKES)
         yield low
     if odd * _SPARSE > len(low):
@@ -95,14 +109,12 @@ def disguised(text: str, low: str, odd: int) -> Iterator[str]:
 def mangled(text: str) -> int:
     """How many words mix letters with digits, signs or another script's letters in the way of a disguise."""
     spelt = sum(len(run) // 4 for run in _SPELT.findall(text)) if "\\" in text else 0
-    return _leet(text) + spelt + (0 if text.isascii() else len(_MIXED.findall(text)))
+    return _leet(text) + spelt + (0 if plain(text) else len(_MIXED.findall(text)))
 
 
 def _leet(text: str) -> int:
-    data = text.encode("ascii", "replace")
-    if len(data) - len(data.translate(None, _LEET_BYTES)) == 0:
-        return 0
-    if _LEET_WORD.search(text) is None:
+    shape = text.encode("utf-8", "replace").translate(_LEET_SHAPES)
+    if _SPARSE * (shape.count(b"a1a") + shape.count(b"1aa")) <= len(text):
         return 0
     # Hashes and tokens are long; what people disguise are words.
     return sum(len(word) <= _LONGEST_WORD and _LEET_WORD.search(word) is not None for word in text.split())

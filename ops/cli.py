@@ -1,0 +1,86 @@
+"""The `llmbus` command: its subcommands, and every known error as one clear message instead of a traceback."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ops.commands import demo, doctor, live, policy, replay, requests, roles, schema, up
+
+app = typer.Typer(
+    name="llmbus",
+    help="An event-driven LLM router on NATS JetStream: durable requests, replayable decisions, every cent on record.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(up.up)
+app.command()(demo.demo)
+app.command()(roles.router)
+app.command()(roles.node)
+app.command()(requests.ask)
+app.command()(requests.submit)
+app.command()(requests.result)
+app.command()(live.tail)
+app.command()(live.nodes)
+app.command()(replay.replay)
+app.add_typer(policy.app, name="policy")
+app.command()(schema.schema)
+app.command()(doctor.doctor)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+_debug = False
+
+
+def main() -> None:
+    """Exit code 0 when it worked, 1 with a message when it did not, 2 for a wrong command line, 130 after Ctrl-C."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has read enough
+        sys.exit(0)
+    except Exception as error:
+        if _debug:
+            raise
+        complain(error)
+        sys.exit(1)
+
+
+def complain(error: Exception) -> None:
+    """The error on stderr, in red where there is a terminal."""
+    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    sys.stderr.write(f"{red}{_words(error)}{plain}\n")
+
+
+def _words(error: BaseException) -> str:
+    from nats.errors import Error as NatsError
+
+    from ops.policy_file import PolicyError
+    from ops.policy_store import RevisionNotFoundError
+    from router.errors import LlmbusError
+    from subjects import InvalidTokenError
+
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(dict.fromkeys(map(_words, error.exceptions)))
+    if isinstance(error, LlmbusError | PolicyError | RevisionNotFoundError | InvalidTokenError):
+        return str(error)
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, NatsError | TimeoutError | ConnectionError):
+        return f"the bus was lost: {what}; look at it with `llmbus doctor`"
+    return f"unexpected {what}\nshow where with `llmbus --debug ...`"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""`llmbus tail` and `llmbus nodes`: what happens right now."""
+
+from typing import Annotated
+
+import typer
+
+from ops.commands.options import DEFAULT_URL, Json, NatsUrl, run_quietly
+
+
+def tail(
+    client: Annotated[str | None, typer.Option(help="Only this client's requests.")] = None,
+    nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Print every event as it comes."""
+    from ops.commands.tail import follow
+
+    run_quietly(follow(nats_url, client, as_json=as_json))
+
+
+def nodes(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")] = False,
+    nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show the nodes and their models."""
+    from ops.commands.node_table import show_nodes
+
+    run_quietly(show_nodes(nats_url, watch=watch, as_json=as_json))

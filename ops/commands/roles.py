@@ -1,0 +1,119 @@
+"""`llmbus router` and `llmbus node`: one role in the foreground until it is told to stop."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated
+
+import typer
+
+from ops.commands.options import DEFAULT_URL, NatsUrl
+
+Open = Callable[[str], AbstractAsyncContextManager[object]]
+"""Starts the role on the bus at a URL."""
+
+ORPHAN_S = 5.0
+"""What a role may take to finish once its parent is gone."""
+
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+"""Started by `llmbus up`: stdin brings the URL of the bus in a line, and its end says that the parent is gone."""
+
+
+def router(nats_url: NatsUrl = DEFAULT_URL, supervised: Supervised = False) -> None:
+    """Run one router in the foreground.
+
+    Any number of them share the work. Ctrl-C or SIGTERM ends it, with what it has in hand finished.
+    """
+    _without_rich()
+    from ops import compose
+
+    _run(compose.router, nats_url, supervised)
+
+
+def node(
+    name: Annotated[str, typer.Argument(help="Its name in the policy.")],
+    stand_in: Annotated[
+        bool, typer.Option("--stand-in", help="Let loopback answer for models whose backend is not usable.")
+    ] = False,
+    nats_url: NatsUrl = DEFAULT_URL,
+    supervised: Supervised = False,
+) -> None:
+    """Run the executor of one node in the foreground.
+
+    Ctrl-C or SIGTERM ends it, with what it has in hand finished.
+    """
+    _without_rich()
+    from ops import compose
+
+    _run(lambda url: compose.node(url, name, stand_in=stand_in), nats_url, supervised)
+
+
+def _without_rich() -> None:
+    # structlog takes rich when it is there; a long-running role need not carry it.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
+
+def _run(open_role: Open, url: str, supervised: bool) -> None:
+    import asyncio
+
+    _log_json()
+    if supervised:
+        url = _first_line()
+        if not url:
+            return
+    if sys.platform == "win32":
+        asyncio.run(_until_stopped(open_role, url, supervised))
+    else:
+        import uvloop
+
+        uvloop.run(_until_stopped(open_role, url, supervised))
+
+
+def _first_line() -> str:
+    """Unbuffered: what follows in the pipe is for the loop to notice."""
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
+        return pipe.readline().decode().strip()
+
+
+async def _until_stopped(open_role: Open, url: str, supervised: bool) -> None:
+    import asyncio
+    import os
+    import signal
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            os._exit(130)  # told twice: now
+        stop.set()
+
+    def parent_is_gone() -> None:
+        loop.remove_reader(sys.stdin)
+        loop.call_later(ORPHAN_S, os._exit, 1)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told)
+    if supervised:
+        loop.add_reader(sys.stdin, parent_is_gone)
+    async with open_role(url):
+        await stop.wait()
+
+
+def _log_json() -> None:
+    """JSON lines on stderr."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

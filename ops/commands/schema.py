@@ -1,0 +1,43 @@
+"""`llmbus schema`: the messages of the bus as JSON Schema."""
+
+from pkgutil import resolve_name
+from typing import Annotated, Any
+
+import typer
+
+from ops.commands.options import Json
+
+MESSAGES = {
+    "request": "schemas.request:LlmRequest",
+    "work": "schemas.work:WorkItem",
+    "outcome": "schemas.outcome:Outcome",
+    "reply": "schemas.reply:Reply",
+    "chunk": "schemas.chunk:Chunk",
+    "heartbeat": "schemas.heartbeat:Heartbeat",
+    "decided": "schemas.decision:Decided",
+    "attempt_started": "schemas.event:AttemptStarted",
+    "attempt_ended": "schemas.event:AttemptEnded",
+    "replied": "schemas.event:Replied",
+    "policy": "schemas.policy:Policy",
+}
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(MESSAGES)}; all of them without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of the messages."""
+    from ops.commands.screen import print_json
+    from router.errors import LlmbusError
+
+    if name is None:
+        print_json({each: _schema(each) for each in MESSAGES})
+    elif name in MESSAGES:
+        print_json(_schema(name))
+    else:
+        raise LlmbusError(f"there is no message {name!r}; there are: {', '.join(MESSAGES)}")
+
+
+def _schema(name: str) -> dict[str, Any]:
+    made: dict[str, Any] = resolve_name(MESSAGES[name]).model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -1,0 +1,135 @@
+"""A whole llmbus on this machine: broker, router and the policy's nodes, started together and ended in order."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Set
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats.errors
+from pydantic import ValidationError
+
+from adapters.ask import SERVICE
+from adapters.bus import JetStreamBus, open_bus
+from ops.broker import Broker
+from ops.commands.children import Child, Say
+from ops.commands.kept_broker import kept_broker
+from ops.compose import SHIPPED, policy_store, shipped_policy
+from ops.policy_store import Revision
+from router.errors import LlmbusError, one_error
+from schemas.heartbeat import Heartbeat
+from subjects.streams import NODES_BUCKET
+
+READY_S = 30.0
+PING_S = 0.02
+BEATS = f"$KV.{NODES_BUCKET}."
+
+
+class StackError(LlmbusError):
+    """A part did not come up, and where to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All parts, ready."""
+
+    url: str
+    broker: Broker | None
+    """None when the nats-server is somebody else's."""
+    bus: JetStreamBus
+    revision: Revision
+    beats: Mapping[str, Heartbeat]
+    logs: Path
+    started_s: float
+
+
+@asynccontextmanager
+async def stack(
+    store: Path, router: Child, say: Say, *, port: int = -1, url: str | None = None
+) -> AsyncIterator[Stack]:
+    """Around a router that is getting ready. Leaving stops the nodes, then the router, then the broker.
+
+    Raises BrokerError, StackError, UnavailableError.
+    """
+    begun = time.monotonic()
+    logs = router.log_path.parent
+    async with AsyncExitStack() as exits:
+        server = None if url else await exits.enter_async_context(kept_broker(store, port, say))
+        if server:
+            say("broker", f"{server.url}  store {store}, every message synced to disk", True)
+        url = url or (server.url if server else "")
+        bus = await exits.enter_async_context(open_bus(url, name="llmbus up", make=True))
+        if not server:
+            say("broker", f"{url}  not ours, and stays when we go", True)
+        policies = await policy_store(bus)
+        revision = await policies.active() or await policies.apply(shipped_policy(), SHIPPED, note="shipped")
+        beats: dict[str, Heartbeat] = {}
+        heard = await exits.enter_async_context(_hearing(bus, beats))
+        children = [router]
+        await router.tell(url)
+        for name in revision.policy.nodes:
+            command = ("node", name, "--stand-in")
+            children.append(await exits.enter_async_context(Child.started(name, command, logs)))
+            await children[-1].tell(url)
+        async with _kept(children, say):
+            await _ready(bus, beats, heard, revision.policy.nodes.keys(), logs)
+            say("router", f"policy revision {revision.number}", True)
+            yield Stack(url, server, bus, revision, beats, logs, time.monotonic() - begun)
+
+
+@asynccontextmanager
+async def _hearing(bus: JetStreamBus, beats: dict[str, Heartbeat]) -> AsyncIterator[asyncio.Event]:
+    """Keep the newest heartbeat of each node; the event is set by each."""
+    heard = asyncio.Event()
+
+    def note(subject: str, data: bytes, _headers: Mapping[str, str]) -> None:
+        with suppress(ValidationError):
+            beats[subject.removeprefix(BEATS)] = Heartbeat.decode(data)
+            heard.set()
+
+    async with bus.listen(f"{BEATS}>", note):
+        yield heard
+
+
+@asynccontextmanager
+async def _kept(children: list[Child], say: Say) -> AsyncIterator[None]:
+    """Keep the children running; then stop the nodes, and the router last."""
+    router, *nodes = children
+    with one_error():
+        async with asyncio.TaskGroup() as tasks:
+            keepers = [tasks.create_task(child.keep(say)) for child in children]
+            try:
+                yield
+            finally:
+                for keeper in keepers:
+                    keeper.cancel()
+                await asyncio.gather(*(node.stop() for node in nodes))
+                await router.stop()
+
+
+async def _ready(
+    bus: JetStreamBus, beats: Mapping[str, Heartbeat], heard: asyncio.Event, nodes: Set[str], logs: Path
+) -> None:
+    """Every node has been heard, and a router answers."""
+    missing = {"router", *nodes}
+    try:
+        async with asyncio.timeout(READY_S):
+            await _router_answers(bus)
+            while missing := nodes - beats.keys():
+                heard.clear()
+                await heard.wait()
+    except TimeoutError:
+        names = ", ".join(sorted(missing))
+        raise StackError(f"{names} did not come up within {READY_S:g} s; the logs: {logs}") from None
+
+
+async def _router_answers(bus: JetStreamBus) -> None:
+    """Service discovery knows the router's door; it stays unknown until the router is there."""
+    while True:
+        try:
+            await bus.client.request(f"$SRV.PING.{SERVICE}", timeout=1)
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+            await asyncio.sleep(PING_S)
+        else:
+            return

@@ -1,0 +1,327 @@
+"""Each failure has one consequence, all is bounded, every attempt is told and booked, costs are never invented."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.settle import MAX_CALLS, Settlement, expired, settle
+from schemas.failure import RETRYABLE, ErrorType, Failure, FailureKind
+from schemas.outcome import Answer, AttemptTimings, Outcome
+from schemas.policy import Policy
+from schemas.request import Chat, ChatMessage
+from schemas.work import AttemptRecord, Target, Usage, WorkItem
+from schemas.world import NodeView, World
+from tests.support.decisions import NOW, small, world
+
+POLICY = small()
+USAGE = Usage(tokens_in=1000, tokens_out=100)
+PAID_USD = Decimal("0.0028")
+
+
+def target(model: str, node: str) -> Target:
+    return Target(node=node, model=model, backend="b", provider="p", role="coder")
+
+
+BIG_A, BIG_B, TINY_B, PAID = (
+    target("big", "a"), target("big", "b"), target("tiny", "b"), target("paid", "cloud"),
+)  # fmt: skip
+
+
+def work(
+    at: Target = BIG_A, fallbacks: tuple[Target, ...] = (BIG_B, TINY_B, PAID), priors: tuple[AttemptRecord, ...] = ()
+) -> WorkItem:
+    return WorkItem(
+        client="npc-ai", rid="r1", request_hash="0" * 64, request_seq=1, capability="code", urgency="normal",
+        attempt=len(priors) + 1, target=at, fallbacks=fallbacks, priors=priors,
+        chat=Chat(messages=(ChatMessage(role="user", content="안녕"),)),
+        received_ms=NOW, deadline_at_ms=NOW + 60_000, sent_ms=NOW, policy=1, decision="big@a",
+    )  # fmt: skip
+
+
+def ended(item: WorkItem, result: Answer | FailureKind | None, *, stand_in: bool = False, **facts: Any) -> Outcome:
+    return Outcome(
+        work=item,
+        attempt_id=f"{item.attempt}.1",
+        node=item.target.node,
+        provider="loopback" if stand_in else "p",
+        answer=result if isinstance(result, Answer) else None,
+        failure=Failure(kind=result, message="it broke", **facts) if isinstance(result, FailureKind) else None,
+        timings=AttemptTimings(queue_ms=3, first_token_ms=20, total_ms=120),
+        stand_in=stand_in,
+    )
+
+
+def settled(outcome: Outcome, seen: World | None = None, policy: Policy = POLICY) -> Settlement:
+    result = settle(outcome, seen or world(policy, as_of_ms=NOW + 500, received_ms=NOW), policy)
+    assert (result.reply is None) != (result.retry is None)
+    return result
+
+
+def error_of(result: Settlement) -> ErrorType:
+    assert result.reply is not None
+    assert result.reply.error is not None
+    assert result.reply.error.request_id == "r1"
+    assert result.reply.error.retryable == (result.reply.error.type in RETRYABLE)
+    return result.reply.error.type
+
+
+def next_of(result: Settlement) -> tuple[str, str, str]:
+    assert result.retry is not None
+    return result.retry.target.model, result.retry.target.node, result.why
+
+
+def run(item: WorkItem, *kinds: FailureKind) -> Settlement:
+    """Settle failure after failure, following the retries."""
+    for kind in kinds[:-1]:
+        retry = settled(ended(item, kind)).retry
+        assert retry is not None
+        item = retry
+    return settled(ended(item, kinds[-1]))
+
+
+AGAIN, NEXT = ("big", "a", "retry_same"), ("big", "b", "next_target")
+CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
+    FailureKind.BAD_REQUEST: ErrorType.BAD_REQUEST,
+    FailureKind.CONTENT_POLICY: ErrorType.UPSTREAM_ERROR,
+    FailureKind.CONTEXT_TOO_LONG: ("paid", "cloud", "next_target"),
+    FailureKind.AUTH: NEXT,
+    FailureKind.RATE_LIMITED: NEXT,
+    FailureKind.SERVER_ERROR: AGAIN,
+    FailureKind.CONNECTION: AGAIN,
+    FailureKind.SILENCE: NEXT,
+    FailureKind.INTERRUPTED: NEXT,
+    FailureKind.MALFORMED: NEXT,
+    FailureKind.UNSUPPORTED: NEXT,
+    FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
+    FailureKind.CANCELLED: ErrorType.CANCELLED,
+    FailureKind.POISON: ErrorType.POISON,
+    FailureKind.INTERNAL: NEXT,
+}
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_every_failure_has_its_consequence(kind: FailureKind) -> None:
+    expected = CONSEQUENCES[kind]
+    result = settled(ended(work(), kind))
+    if isinstance(expected, ErrorType):
+        assert error_of(result) is expected
+    else:
+        assert next_of(result) == expected
+
+
+ALONE = {
+    FailureKind.RATE_LIMITED: ErrorType.UPSTREAM_RATE_LIMITED,
+    FailureKind.SILENCE: ErrorType.UPSTREAM_TIMEOUT,
+    FailureKind.INTERRUPTED: ErrorType.UPSTREAM_INTERRUPTED,
+    FailureKind.INTERNAL: ErrorType.INTERNAL,
+    FailureKind.AUTH: ErrorType.UPSTREAM_ERROR,
+    FailureKind.MALFORMED: ErrorType.UPSTREAM_ERROR,
+    FailureKind.UNSUPPORTED: ErrorType.UPSTREAM_ERROR,
+    FailureKind.CONTEXT_TOO_LONG: ErrorType.UPSTREAM_ERROR,
+}
+
+
+@pytest.mark.parametrize(("kind", "told"), ALONE.items())
+def test_a_single_attempt_without_a_successor_is_told_as_what_it_was(kind: FailureKind, told: ErrorType) -> None:
+    assert error_of(settled(ended(work(fallbacks=()), kind))) is told
+
+
+@pytest.mark.parametrize("kind", [FailureKind.SERVER_ERROR, FailureKind.CONNECTION])
+def test_what_may_pass_is_tried_once_more_and_then_elsewhere(kind: FailureKind) -> None:
+    assert next_of(run(work(), kind)) == AGAIN
+    assert next_of(run(work(), kind, kind)) == NEXT
+    assert next_of(run(work(), kind, kind, kind)) == ("big", "b", "retry_same")
+
+
+def test_silence_never_gets_the_same_target_again() -> None:
+    assert next_of(run(work(), FailureKind.SERVER_ERROR, FailureKind.SILENCE)) == NEXT
+
+
+def test_a_retry_carries_all_that_settles_it() -> None:
+    item = work()
+    retry = settled(ended(item, FailureKind.SILENCE)).retry
+    assert retry is not None
+    assert (retry.attempt, retry.sent_ms, retry.fallbacks) == (2, NOW + 500, (TINY_B, PAID))
+    assert [a.failure and a.failure.kind for a in retry.priors] == [FailureKind.SILENCE]
+    same = (
+        "client",
+        "rid",
+        "request_hash",
+        "request_seq",
+        "chat",
+        "received_ms",
+        "deadline_at_ms",
+        "policy",
+        "decision",
+    )
+    assert all(getattr(retry, name) == getattr(item, name) for name in same)
+
+
+def test_a_larger_context_is_looked_for_and_a_smaller_one_is_not() -> None:
+    assert (
+        error_of(settled(ended(work(fallbacks=(BIG_B, TINY_B)), FailureKind.CONTEXT_TOO_LONG)))
+        is ErrorType.UPSTREAM_ERROR
+    )
+
+
+@pytest.mark.parametrize(
+    "view", [None, NodeView(heard_ms=NOW, draining=True, models={}), NodeView(heard_ms=NOW - 9_000, models={})]
+)
+def test_a_fallback_that_cannot_take_it_now_is_stepped_over(view: NodeView | None) -> None:
+    seen = world(POLICY, as_of_ms=NOW + 500, b=view)
+    assert next_of(settled(ended(work(), FailureKind.SILENCE), seen)) == ("paid", "cloud", "next_target")
+
+
+def test_every_attempt_is_listed_when_all_targets_failed() -> None:
+    result = run(work(), FailureKind.SILENCE, FailureKind.MALFORMED, FailureKind.AUTH)
+    assert error_of(result) is ErrorType.ALL_TARGETS_FAILED
+    assert result.reply is not None
+    assert [(a.model, a.node) for a in result.reply.attempts] == [("big", "a"), ("big", "b"), ("tiny", "b")]
+    assert result.reply.error is not None
+    for told in ("big@a silence: it broke", "big@b malformed: it broke", "tiny@b auth: it broke"):
+        assert told in result.reply.error.message
+
+
+@given(
+    st.lists(
+        st.sampled_from([k for k in FailureKind if not isinstance(CONSEQUENCES[k], ErrorType)]),
+        min_size=30,
+        max_size=30,
+    ),
+    st.integers(1, 6),
+)
+def test_no_series_of_failures_goes_on_for_ever(kinds: list[FailureKind], max_attempts: int) -> None:
+    policy = small(limits={"max_attempts": max_attempts})
+    item = work()
+    tried: list[tuple[str, str]] = []
+    for kind in kinds:
+        tried.append((item.target.model, item.target.node))
+        result = settled(ended(item, kind), policy=policy)
+        if result.retry is None:
+            break
+        item = result.retry
+    assert result.reply is not None
+    assert len(result.reply.attempts) == len(tried) <= MAX_CALLS
+    assert len(set(tried)) <= max_attempts
+    assert all(tried.count(each) <= 2 for each in tried)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.SERVER_ERROR, FailureKind.SILENCE, FailureKind.RATE_LIMITED])
+def test_nothing_is_started_after_the_deadline(kind: FailureKind) -> None:
+    late = world(POLICY, as_of_ms=NOW + 60_000, received_ms=NOW)
+    result = settled(ended(work(), kind), late)
+    assert error_of(result) is ErrorType.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("kind", [FailureKind.BAD_REQUEST, FailureKind.CONTENT_POLICY, FailureKind.RATE_LIMITED])
+def test_the_upstreams_own_words_pass_through(kind: FailureKind) -> None:
+    result = settled(
+        ended(work(fallbacks=()), kind, upstream="이 요청은 거절되었습니다", status=400, retry_after_ms=77)
+    )
+    assert result.reply is not None
+    assert result.reply.error is not None
+    assert "이 요청은 거절되었습니다" in result.reply.error.message
+    assert result.reply.error.retry_after_ms == 77
+
+
+def test_an_answer_is_the_reply_with_all_its_facts() -> None:
+    item = work(at=PAID)
+    answer = Answer(text="안녕하세요", finish_reason="length", usage=USAGE, tool_calls=({"id": "1"},), reasoning="음")
+    result = settled(ended(item, answer))
+    reply = result.reply
+    assert reply is not None
+    assert (result.booking, result.why, reply.status, reply.finish_reason) == ("billed", "answered", "ok", "length")
+    assert reply.message is not None
+    assert (reply.message.content, reply.message.reasoning, reply.message.tool_calls) == (
+        "안녕하세요",
+        "음",
+        ({"id": "1"},),
+    )
+    assert (reply.model, reply.node, reply.provider, reply.agent_role) == ("paid", "cloud", "p", "coder")
+    assert (reply.timings.queue_ms, reply.timings.first_token_ms, reply.timings.generation_ms) == (3, 20, 100)
+    assert (reply.timings.total_ms, reply.usage, reply.cost_usd, reply.notice) == (500, USAGE, PAID_USD, None)
+    assert reply.attempts == (result.record,)
+
+
+@pytest.mark.parametrize("priors_usd", [["0"], ["0.001", "0.002"], ["0.001", None]])
+def test_the_cost_is_of_all_attempts_or_not_known(priors_usd: list[str | None]) -> None:
+    priors = tuple(
+        AttemptRecord(
+            attempt_id=f"{n}.1", node="a", model="big", provider="p", cost_usd=None if usd is None else Decimal(usd)
+        )
+        for n, usd in enumerate(priors_usd, 1)
+    )
+    reply = settled(ended(work(at=PAID, priors=priors), Answer(usage=USAGE))).reply
+    assert reply is not None
+    known = [Decimal(usd) for usd in priors_usd if usd is not None]
+    assert reply.cost_usd == (sum(known, PAID_USD) if len(known) == len(priors_usd) else None)
+
+
+@pytest.mark.parametrize(("item", "usage"), [(work(at=PAID), None), (work(at=target("gone", "a")), USAGE)])
+def test_a_cost_that_cannot_be_known_is_absent(item: WorkItem, usage: Usage | None) -> None:
+    reply = settled(ended(item, Answer(text="x", usage=usage))).reply
+    assert reply is not None
+    assert reply.cost_usd is None
+
+
+def test_a_stand_in_costs_nothing_and_says_that_it_is_no_model() -> None:
+    result = settled(ended(work(at=PAID), Answer(text="x", usage=USAGE), stand_in=True))
+    assert result.reply is not None
+    assert result.reply.cost_usd == Decimal(0)
+    assert result.reply.provider == "loopback"
+    assert result.reply.notice is not None
+    assert "no model answered" in result.reply.notice
+
+
+@pytest.mark.parametrize(
+    ("kind", "booking", "cost", "spent"),
+    [
+        (FailureKind.CONNECTION, "wasted", 0, "no"),
+        (FailureKind.RATE_LIMITED, "wasted", 0, "no"),
+        (FailureKind.BAD_REQUEST, "wasted", 0, "no"),
+        (FailureKind.INTERRUPTED, "unknown", None, "unknown"),
+        (FailureKind.SILENCE, "unknown", None, "unknown"),
+        (FailureKind.SERVER_ERROR, "unknown", None, "unknown"),
+        (FailureKind.CANCELLED, "unknown", None, "unknown"),
+    ],
+)
+def test_a_failed_attempt_is_booked_by_whether_it_can_have_cost(
+    kind: FailureKind, booking: str, cost: int | None, spent: str
+) -> None:
+    result = settled(ended(work(at=PAID, fallbacks=()), kind))
+    assert (result.booking, result.record.cost_usd) == (booking, cost)
+    if result.reply is not None:
+        assert result.reply.error is not None
+        assert result.reply.error.spent == spent
+        assert result.reply.cost_usd is None
+
+
+def test_one_costly_attempt_makes_the_spending_unknown() -> None:
+    result = run(work(), FailureKind.INTERRUPTED, FailureKind.AUTH, FailureKind.AUTH)
+    assert result.reply is not None
+    assert result.reply.error is not None
+    assert result.reply.error.spent == "unknown"
+
+
+def test_an_outcome_without_answer_and_failure_is_an_internal_error() -> None:
+    assert error_of(settled(ended(work(fallbacks=()), None))) is ErrorType.INTERNAL
+
+
+def test_work_that_nobody_did_in_time_is_answered() -> None:
+    reply = expired(work(), world(POLICY, as_of_ms=NOW + 61_500, received_ms=NOW))
+    assert reply.error is not None
+    assert (reply.error.type, reply.error.spent) == (ErrorType.DEADLINE_EXCEEDED, "unknown")
+    assert "big on a" in reply.error.message
+    assert reply.timings.total_ms == 61_500
+
+
+@given(st.sampled_from(FailureKind), st.booleans(), st.integers(0, 70_000))
+def test_the_same_outcome_is_settled_the_same_way(kind: FailureKind, stand_in: bool, late_ms: int) -> None:
+    outcome = ended(work(), kind, stand_in=stand_in)
+    seen = world(POLICY, as_of_ms=NOW + late_ms, received_ms=NOW)
+    assert settle(Outcome.decode(outcome.encode()), World.decode(seen.encode()), POLICY) == settle(
+        outcome, seen, POLICY
+    )

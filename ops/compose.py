@@ -20,7 +20,7 @@ from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
 from router.attempt import Served
 from router.dispatcher import Dispatcher
-from router.errors import AttemptError, LlmbusError, one_error
+from router.errors import AttemptError, LlmbusError, one_error, stop
 from router.executor import Executor
 from router.ports import Headers, Provider
 from router.settler import Settler
@@ -57,7 +57,7 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
     """A router on the bus at `url`, its streams made where they are missing."""
     async with open_bus(url, name="llmbus router", wait_s=wait_s, make=True) as bus:
         store = await policy_store(bus)
-        active = await store.active() or await store.apply(shipped_policy(), SHIPPED, note="shipped")
+        active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         book = WorldBook(bus, PolicyInForce(active.number, active.policy))
         with one_error():
             async with (
@@ -74,9 +74,10 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
                 ]
                 quicken()
                 log.info("router.ready", policy=active.number)
-                yield book
-                for task in running:
-                    task.cancel()
+                try:
+                    yield book
+                finally:
+                    await stop(*running)
 
 
 async def policy_store(bus: JetStreamBus) -> PolicyStore:
@@ -128,7 +129,7 @@ async def node(
     """
     async with open_bus(url, name=f"llmbus node {name}", wait_s=wait_s, make=True) as bus:
         store = await policy_store(bus)
-        active = await store.active() or await store.apply(shipped_policy(), SHIPPED, note="shipped")
+        active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         bench = Bench(active.policy, name, stand_in=stand_in, allow_crash=allow_crash, environ=environ)
         try:
             served = await bench.serve()
@@ -142,8 +143,10 @@ async def node(
                     probing = tasks.create_task(bench.probe_for_ever(executor))
                     quicken()
                     log.info("node.ready", node=name, models={m: s.provider_name for m, s in served.items()})
-                    yield executor
-                    probing.cancel()
+                    try:
+                        yield executor
+                    finally:
+                        await stop(probing)
         finally:
             await bench.aclose()
 

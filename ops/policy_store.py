@@ -7,6 +7,7 @@ Only direct reads are used: nats-py's `history` and `keys` leave a consumer behi
 the entries are on their way as they ask how many will come.
 """
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -85,11 +86,20 @@ class PolicyStore:
         if active is not None and active.text == text:
             return Revision(active.number, text, active.created, policy)
         number = await self._create(text, kept[-1].number + 1 if kept else 1)
-        created = datetime.now(UTC)
-        about = json.dumps({"created": created.isoformat(), "note": note}, ensure_ascii=False)
-        await self._bucket.put(_about(number), about.encode())
+        created = await self._tell_about(number, note)
         await self._point_at(number)
         return Revision(number, text, created, policy)
+
+    async def seed(self, text: str, name: str) -> Revision:
+        """The first policy of an empty bus; of many who do this at once, one makes the revision and all get it."""
+        load_policy(text, name)
+        with contextlib.suppress(KeyWrongLastSequenceError):
+            await self._bucket.update(_key(1), text.encode(), last=0)
+        if await self._value(_about(1)) is None:
+            await self._tell_about(1, f"shipped {name}")
+        with contextlib.suppress(KeyWrongLastSequenceError):
+            await self._bucket.update(ACTIVE, b"1", last=0)
+        return await self.active() or await self.get(1)
 
     async def active(self) -> Revision | None:
         """The active revision; None when none was ever applied. Raises PolicyError, RevisionNotFoundError."""
@@ -135,6 +145,12 @@ class PolicyStore:
                 number += 1
             else:
                 return number
+
+    async def _tell_about(self, number: int, note: str) -> datetime:
+        created = datetime.now(UTC)
+        about = json.dumps({"created": created.isoformat(), "note": note}, ensure_ascii=False)
+        await self._bucket.put(_about(number), about.encode())
+        return created
 
     async def _point_at(self, number: int) -> None:
         # Without a check of what was active: of two who do this at once, the later one wins.

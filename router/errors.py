@@ -1,4 +1,4 @@
-"""What can go wrong between the router and what it stands on. Refusals of requests are values, not these.
+"""What can go wrong between the router and what it stands on, and how groups of tasks end. Refusals are values.
 
 LlmbusError
 ├── AttemptError        a provider's call failed; carries the classified Failure
@@ -9,6 +9,7 @@ LlmbusError
     └── Unavailable     the broker or the stream is away, or its storage is full
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,3 +68,14 @@ def one_error() -> Iterator[None]:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
+
+
+STOP_AGAIN_S = 1.0
+
+
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until they have ended: `asyncio.wait_for`, which nats-py uses, can swallow one (Python 3.11)."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=STOP_AGAIN_S)

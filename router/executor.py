@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from router.attempt import Served, call
 from router.consume import AGAIN_MS, bury
-from router.errors import BusError, TooLargeError, one_error
+from router.errors import BusError, TooLargeError, one_error, stop
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
 from schemas.event import AttemptStarted
@@ -89,8 +89,7 @@ class Executor:
                         self._draining = True
                         await self.beat()
                 finally:
-                    for beat in beats:
-                        beat.cancel()
+                    await stop(*beats)
 
     @asynccontextmanager
     async def _lanes(self) -> AsyncIterator[None]:

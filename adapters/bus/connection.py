@@ -41,8 +41,8 @@ async def connect(
 
     client = Client()
     try:
-        await asyncio.wait_for(
-            client.connect(
+        async with asyncio.timeout(wait_s):
+            await client.connect(
                 servers=[url],
                 name=name,
                 max_reconnect_attempts=-1,
@@ -55,14 +55,13 @@ async def connect(
                 error_cb=on_error,
                 disconnected_cb=on_disconnect,
                 reconnected_cb=reconnected,
-            ),
-            wait_s,
-        )
-    except (TimeoutError, OSError, nats.errors.Error) as error:
+            )
+    except BaseException as error:
         await client.close()
-        raise UnavailableError(
-            url, f"no nats-server answers within {wait_s:g} s; start one with `llmbus up` or set NATS_URL"
-        ) from error
+        if isinstance(error, TimeoutError | OSError | nats.errors.Error):
+            words = f"no nats-server answers within {wait_s:g} s; start one with `llmbus up` or set NATS_URL"
+            raise UnavailableError(url, words) from error
+        raise
     try:
         yield client
     finally:

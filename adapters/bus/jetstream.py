@@ -19,7 +19,7 @@ from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
 from adapters.bus.wire import check_size, frame, header_block, write
-from router.errors import UnavailableError, one_error
+from router.errors import UnavailableError, one_error, stop
 from router.ports import NO_HEADERS, Handler, Headers, Letter, Question, Stored
 from subjects.streams import REQUESTS, ConsumerSpec
 
@@ -223,7 +223,8 @@ async def open_bus(url: str, *, name: str, wait_s: float = 5.0, make: bool = Fal
                 try:
                     yield bus
                 finally:
-                    watch.cancel()
+                    await stop(watch)
                     if client.is_connected:
                         with suppress(nats.errors.Error, TimeoutError):
-                            await asyncio.wait_for(client.flush(), LAST_FLUSH_S)
+                            async with asyncio.timeout(LAST_FLUSH_S):
+                                await client.flush()

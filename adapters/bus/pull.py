@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.bus.publish import Publisher
-from router.errors import one_error
+from router.errors import one_error, stop
 from router.ports import NO_HEADERS, Handler, Headers
 from subjects.streams import ConsumerSpec
 
@@ -98,7 +98,7 @@ class Pull:
                 try:
                     yield pull
                 finally:
-                    watcher.cancel()
+                    await stop(watcher)
                     if not client.is_closed:
                         # This also ends the open pull on the server: nothing is delivered into the void.
                         await sub.unsubscribe()
@@ -156,7 +156,8 @@ class Pull:
         """Notice a pull that was lost without a word, and a consumer that is gone."""
         while True:
             try:
-                await asyncio.wait_for(self._missing.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._missing.wait()
             except TimeoutError:
                 silent_s = time.monotonic() - self._heard
                 if self._outstanding and silent_s > MISSED_HEARTBEATS * HEARTBEAT_S and self._client.is_connected:

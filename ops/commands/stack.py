@@ -63,7 +63,7 @@ async def stack(
         if not server:
             say("broker", f"{url}  not ours, and stays when we go", True)
         policies = await policy_store(bus)
-        revision = await policies.active() or await policies.apply(shipped_policy(), SHIPPED, note="shipped")
+        revision = await policies.active() or await policies.seed(shipped_policy(), SHIPPED)
         beats: dict[str, Heartbeat] = {}
         heard = await exits.enter_async_context(_hearing(bus, beats))
         children = [router]

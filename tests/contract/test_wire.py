@@ -1,0 +1,50 @@
+"""Prepared frames against a real broker: they arrive as nats-py's own publishes would, whatever stands in them."""
+
+import pytest
+
+from adapters.bus import connect
+from adapters.bus.wire import check_size, frame, header_block, write
+from router.errors import TooLargeError
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [
+        ({}, b""),
+        ({}, "본문".encode()),
+        ({"Llm-Request-Id": "r1"}, b""),
+        ({"Llm-Request-Id": "r1", "Llm-Decision": "coder@macmini route=task:code", "Llm-Error": "오류"}, b"x" * 70_000),
+    ],
+)
+async def test_a_frame_arrives_as_the_librarys_own_publish_does(
+    nats_url: str, headers: dict[str, str], data: bytes
+) -> None:
+    async with connect(nats_url, name="test") as client:
+        inbox = client.new_inbox()
+        sub = await client.subscribe(inbox)
+        await client.publish(inbox, data, reply="back.here", headers=headers or None)
+        theirs = await sub.next_msg(5)
+        await write(client, frame(inbox, "back.here", header_block(headers) if headers else b"", data))
+        ours = await sub.next_msg(5)
+        assert (ours.subject, ours.reply, ours.data, ours.headers) == (
+            theirs.subject, theirs.reply, theirs.data, theirs.headers,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["a\r\nNats-Msg-Id: forged", "a\nb", "a\rb", "\r\n\r\n+OK"])
+async def test_a_header_value_cannot_start_another_line(nats_url: str, value: str) -> None:
+    async with connect(nats_url, name="test") as client:
+        inbox = client.new_inbox()
+        sub = await client.subscribe(inbox)
+        await write(client, frame(inbox, "", header_block({"Llm-Agent": value, "Llm-Client": "x"}), b"data"))
+        msg = await sub.next_msg(5)
+        assert msg.data == b"data"
+        assert msg.headers is not None
+        assert set(msg.headers) == {"Llm-Agent", "Llm-Client"}
+
+
+async def test_what_is_too_large_is_refused_before_it_is_written(nats_url: str) -> None:
+    async with connect(nats_url, name="test") as client:
+        with pytest.raises(TooLargeError, match="more than the broker's"):
+            check_size(client, "x", client.max_payload + 1)
+        check_size(client, "x", client.max_payload)

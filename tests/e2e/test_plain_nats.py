@@ -167,15 +167,13 @@ async def test_an_unreadable_body_as_large_as_the_broker_takes_is_answered(broke
         assert error_of(reply) in ("bad_request", "payload_too_large")
 
 
-async def test_an_id_that_looks_like_one_of_ours_takes_no_answer_away(broker: OwnBroker) -> None:
-    """A client may call its request `seq-2`; the second request without an id is then answered all the same."""
+async def test_an_id_that_looks_like_one_of_ours_is_refused(broker: OwnBroker) -> None:
+    """`seq-2` will belong to the second request without an id: nobody may take it before."""
     async with running_bus(broker.url), plain(broker.url) as client:
-        first = await submit(client, b"one", "seq-2")
-        assert headers_of(first)["Llm-Status"] == "ok"
-        second = await submit(client, b"two", None, hear="llm.res.npc-ai.*")
-        assert headers_of(second)["Llm-Request-Hash"] != headers_of(first)["Llm-Request-Hash"]
-        state = (await client.jetstream().stream_info("LLM_REPLIES")).state
-        assert state.messages == 2
+        first = headers_of(await submit(client, b"one", "seq-2", hear="llm.res.npc-ai.*"))
+        assert (first["Llm-Request-Id"], first["Llm-Error"]) == ("seq-1", "bad_request")
+        second = headers_of(await submit(client, b"two", None, hear="llm.res.npc-ai.*"))
+        assert (second["Llm-Request-Id"], second["Llm-Status"]) == ("seq-2", "ok")
 
 
 async def test_a_subject_that_is_none_of_ours_is_a_dead_letter(broker: OwnBroker) -> None:

@@ -18,11 +18,12 @@ from router.consume import AGAIN_MS, bury
 from router.errors import BusError, TooLargeError, one_error, stop
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
-from schemas.event import AttemptStarted
+from schemas.event import AttemptEnded, AttemptStarted
 from schemas.failure import Failure, FailureKind
 from schemas.heartbeat import Heartbeat, ModelState
 from schemas.ids import message_id
 from schemas.outcome import AttemptTimings, Outcome
+from schemas.reply import Reply as ReplyBody
 from schemas.request import Chat
 from schemas.work import WorkItem, attempt_id
 from subjects import Event, Reply
@@ -135,7 +136,10 @@ class Executor:
             await bury(self._bus, delivery, "bad_work", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             await delivery.ack()
             return
-        if delivery.delivered > 1 and await self._already_done(work):
+        if delivery.delivered > 1 and (ended := await self._ended_before(work)) is not None:
+            if ended:
+                # The executor that ran it may have died before its start was recorded; if not, this is a double.
+                await (await self._record(work, ended, seat.served.provider_name, work.sent_ms))
             await delivery.ack_sync()
             return
         if delivery.delivered > self._max_deliveries:
@@ -159,14 +163,12 @@ class Executor:
             await self._report(self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not))
             return
         attempt = attempt_id(work.attempt, delivery.delivered)
-        recorded = await self._record(work, attempt, served, now_ms)
+        recorded = await self._record(work, attempt, served.provider_name, now_ms)
         if delivery.delivered > 1:
             # The decision's record names the first execution; a later one must stand before it can spend.
             await recorded
         tried = await call(self._bus, served, work, attempt, (work.deadline_at_ms - now_ms) / 1000)
         seat.ended(tried.failure is None)
-        # Stored by now, unless the call took no time: no outcome without a start on the record.
-        await recorded
         await self._report(
             Outcome(
                 work=work,
@@ -179,10 +181,12 @@ class Executor:
                 timings=tried.timings(queue_ms=max(0, now_ms - work.sent_ms)),
             )
         )
+        # The work stays ours until its start is on the record too.
+        await recorded
 
-    async def _record(self, work: WorkItem, attempt: str, served: Served, now_ms: int) -> Awaitable[Stored]:
+    async def _record(self, work: WorkItem, attempt: str, provider: str, now_ms: int) -> Awaitable[Stored]:
         started = AttemptStarted(
-            client=work.client, rid=work.rid, attempt_id=attempt, target=work.target, provider=served.provider_name,
+            client=work.client, rid=work.rid, attempt_id=attempt, target=work.target, provider=provider,
             started_ms=now_ms,
         )  # fmt: skip
         return await self._bus.send(
@@ -191,17 +195,21 @@ class Executor:
             msg_id=message_id("attempt_started", work.client, work.rid, attempt),
         )
 
-    async def _already_done(self, work: WorkItem) -> bool:
-        """It came back, but an outcome of this attempt, or the reply, is stored: nothing is to be run."""
-        if await self._bus.last(REPLIES, str(Reply(work.client, work.rid))):
-            return True
-        letter = await self._bus.last(OUTCOMES, str(OutcomeSubject(self.node, work.rid)))
-        if letter is not None:
-            waiting = Outcome.decode(letter.data).work
-            if (waiting.client, waiting.attempt) == (work.client, work.attempt):
-                return True
-        ended = str(Event(work.client, work.rid, "attempt_ended"))
-        return len([event async for event in self._bus.read(EVENTS, ended)]) >= work.attempt
+    async def _ended_before(self, work: WorkItem) -> str | None:
+        """The id under which this attempt has ended already; empty when its request ended without it; else None."""
+        prefix = f"{work.attempt}."
+        if letter := await self._bus.last(REPLIES, str(Reply(work.client, work.rid))):
+            attempts = ReplyBody.decode(letter.data).attempts
+            return next((each.attempt_id for each in attempts if each.attempt_id.startswith(prefix)), "")
+        async for letter in self._bus.read(OUTCOMES, str(OutcomeSubject(self.node, work.rid))):
+            outcome = Outcome.decode(letter.data)
+            if (outcome.work.client, outcome.work.attempt) == (work.client, work.attempt):
+                return outcome.attempt_id
+        async for letter in self._bus.read(EVENTS, str(Event(work.client, work.rid, "attempt_ended"))):
+            ended = AttemptEnded.decode(letter.data).attempt.attempt_id
+            if ended.startswith(prefix):
+                return ended
+        return None
 
     async def _report(self, outcome: Outcome) -> None:
         work = outcome.work

@@ -98,7 +98,7 @@ class Dispatcher:
         if isinstance(ruling.decision.choice, Wait):
             await self._wait(asked, ruling.decision, ruling.decision.choice)
             return
-        recorded = await self._record(asked, world, ruling.decision)
+        recorded = self._record(asked, world, ruling.decision)
         if fresh and (work := _work(asked, world, ruling)) is not None:
             await self._forward_at_once(asked, world, recorded, work)
             return
@@ -116,7 +116,7 @@ class Dispatcher:
         and one whose id it has forgotten is taken back.
         """
         try:
-            forwarded = await send_work(self._bus, work)
+            forwarded = send_work(self._bus, work)
         except TooLargeError as error:
             await recorded
             await self._too_large(asked, world, work.decision, error)
@@ -128,7 +128,7 @@ class Dispatcher:
         else:
             await forwarded
 
-    async def _record(self, asked: Asked, world: World, decision: Decision) -> Awaitable[Stored]:
+    def _record(self, asked: Asked, world: World, decision: Decision) -> Awaitable[Stored]:
         decided = Decided(
             client=asked.client,
             rid=asked.rid,
@@ -139,7 +139,7 @@ class Dispatcher:
             world=world,
             decision=decision,
         )
-        return await self._bus.send(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
+        return self._bus.send(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
 
     async def _apply(self, asked: Asked, world: World, ruling: Ruling) -> None:
         choice = ruling.decision.choice
@@ -147,7 +147,7 @@ class Dispatcher:
             work = _work(asked, world, ruling)
             if work is not None:
                 try:
-                    await (await send_work(self._bus, work))
+                    await send_work(self._bus, work)
                 except TooLargeError as error:
                     await self._too_large(asked, world, work.decision, error)
                 return
@@ -216,20 +216,20 @@ class Dispatcher:
         world = self._book.world(received_ms=delivery.timestamp_ms, request_seq=delivery.seq)
         decision = Decision(choice=refuse, stage="admit")
         with suppress(ConflictError):
-            await (await self._record(asked, world, decision))
+            await self._record(asked, world, decision)
         await write_reply(self._bus, _refused(asked, world, decision.line(), refuse))
 
     async def _given_up(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
 
 
-async def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:
+def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:
     """Put an attempt on its node's subject, once. Raises TooLargeError at once, BusError when awaited."""
     subject = str(Work(work.target.node, work.target.model, work.urgency, work.rid))
     body = work.encode()
     if len(body) > bus.max_payload_bytes - OUTCOME_BYTES:
         raise TooLargeError(subject, f"the work has {len(body)} bytes and must leave {OUTCOME_BYTES} to its outcome")
-    return await bus.send(
+    return bus.send(
         subject,
         body,
         headers={h.DEADLINE_AT_MS: str(work.deadline_at_ms)},

@@ -139,7 +139,7 @@ class Executor:
         if delivery.delivered > 1 and (ended := await self._ended_before(work)) is not None:
             if ended:
                 # The executor that ran it may have died before its start was recorded; if not, this is a double.
-                await (await self._record(work, ended, seat.served.provider_name, work.sent_ms))
+                await self._record(work, ended, seat.served.provider_name, work.sent_ms)
             await delivery.ack_sync()
             return
         if delivery.delivered > self._max_deliveries:
@@ -163,7 +163,7 @@ class Executor:
             await self._report(self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not))
             return
         attempt = attempt_id(work.attempt, delivery.delivered)
-        recorded = await self._record(work, attempt, served.provider_name, now_ms)
+        recorded = self._record(work, attempt, served.provider_name, now_ms)
         if delivery.delivered > 1:
             # The decision's record names the first execution; a later one must stand before it can spend.
             await recorded
@@ -184,12 +184,12 @@ class Executor:
         # The work stays ours until its start is on the record too.
         await recorded
 
-    async def _record(self, work: WorkItem, attempt: str, provider: str, now_ms: int) -> Awaitable[Stored]:
+    def _record(self, work: WorkItem, attempt: str, provider: str, now_ms: int) -> Awaitable[Stored]:
         started = AttemptStarted(
             client=work.client, rid=work.rid, attempt_id=attempt, target=work.target, provider=provider,
             started_ms=now_ms,
         )  # fmt: skip
-        return await self._bus.send(
+        return self._bus.send(
             str(Event(work.client, work.rid, "attempt_started")),
             started.encode(),
             msg_id=message_id("attempt_started", work.client, work.rid, attempt),

@@ -85,7 +85,7 @@ class Bus(Protocol):
     def now_ms(self) -> int:
         """The broker's clock, epoch milliseconds, carried by the local monotonic clock: never steps back."""
 
-    async def send(
+    def send(
         self,
         subject: str,
         data: bytes,

@@ -32,8 +32,8 @@ async def write_reply(
     event = _replied(reply, attempt, booking)
     subject = str(ReplySubject(reply.client, reply.request_id))
     event_subject = str(Event(reply.client, reply.request_id, "replied"))
-    recorded = await bus.send(event_subject, event.encode(), first=True)
-    written = await bus.send(subject, reply.encode(), headers=reply.headers(), first=True)
+    recorded = bus.send(event_subject, event.encode(), first=True)
+    written = bus.send(subject, reply.encode(), headers=reply.headers(), first=True)
     new_record = await _stored(recorded)
     if await _stored(written):
         if not new_record:

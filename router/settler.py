@@ -67,7 +67,7 @@ class Settler:
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
         try:
-            await (await send_work(self._bus, retry))
+            await send_work(self._bus, retry)
         except TooLargeError as error:
             world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
             await write_reply(self._bus, unsendable(retry, world, str(error)))

@@ -18,7 +18,7 @@ from adapters.bus.provision import ensure_consumer, provision
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
-from adapters.bus.wire import check_size, frame, header_block, write
+from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import UnavailableError, one_error, stop
 from router.ports import NO_HEADERS, Handler, Headers, Letter, Question, Stored
 from subjects.streams import REQUESTS, ConsumerSpec
@@ -38,7 +38,8 @@ class JetStreamBus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._clock = BusClock()
-        self._publisher = Publisher(client)
+        self._wire = Wire(client)
+        self._publisher = Publisher(client, self._wire)
         self._pulls: set[Pull] = set()
 
     @property
@@ -48,22 +49,23 @@ class JetStreamBus:
     def now_ms(self) -> int:
         return self._clock.now_ms()
 
-    async def send(
+    def send(
         self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
         first: bool = False,
     ) -> Awaitable[Stored]:  # fmt: skip
-        return await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first)
+        return self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first)
 
     async def publish(
         self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
         first: bool = False,
     ) -> Stored:  # fmt: skip
-        return await (await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first))
+        return await self._publisher.send(subject, data, headers=headers, msg_id=msg_id, first=first)
 
     async def tell(self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS) -> None:
         block = header_block(headers) if headers else b""
         check_size(self.client, subject, len(block) + len(data))
-        await write(self.client, frame(subject, "", block, data))
+        if not self._wire.write(frame(subject, "", block, data)):
+            await self.client.publish(subject, data, headers=dict(headers) or None)
 
     @asynccontextmanager
     async def consume(self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]) -> AsyncIterator[None]:
@@ -71,7 +73,7 @@ class JetStreamBus:
             await ensure_consumer(self.client, spec)
 
         await recreate(spec)
-        async with Pull.open(self.client, self._publisher, spec, handler, batch, recreate) as pull:
+        async with Pull.open(self.client, self._wire, self._publisher, spec, handler, batch, recreate) as pull:
             self._pulls.add(pull)
             try:
                 yield

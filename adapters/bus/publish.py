@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic_core import from_json
 
-from adapters.bus.wire import check_size, frame, header_block, write
+from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import BusError, ConflictError, TooLargeError, UnavailableError, UnknownError
 from router.ports import Headers, Stored
 from schemas import headers as h
@@ -41,8 +41,9 @@ class _Pending:
 class Publisher:
     """Publishes into streams over one connection. `open` before use; run `watch` as long as it lives."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, wire: Wire) -> None:
         self._client = client
+        self._wire = wire
         self._prefix = client.new_inbox()
         self._pending: dict[str, _Pending] = {}
         self._count = 0
@@ -50,7 +51,7 @@ class Publisher:
     async def open(self) -> None:
         await self._client.subscribe(f"{self._prefix}.*", cb=self._acknowledged)
 
-    async def send(
+    def send(
         self, subject: str, data: bytes, *, headers: Headers, msg_id: str | None, first: bool
     ) -> asyncio.Future[Stored]:
         """Write the message; the future is its acknowledgement."""
@@ -61,20 +62,20 @@ class Publisher:
             wire[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = "0"
         block = header_block(wire) if wire else b""
         check_size(self._client, subject, len(block) + len(data))
-        return await self._start(subject, block, data, repeatable=msg_id is not None or first)
+        return self._start(subject, block, data, repeatable=msg_id is not None or first)
 
-    async def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
+    def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
         """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
-        return await self._start(subject, b"", data, repeatable=True)
+        return self._start(subject, b"", data, repeatable=True)
 
-    async def _start(self, subject: str, block: bytes, data: bytes, *, repeatable: bool) -> asyncio.Future[Stored]:
+    def _start(self, subject: str, block: bytes, data: bytes, *, repeatable: bool) -> asyncio.Future[Stored]:
         self._count += 1
         key = str(self._count)
         now = time.monotonic()
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         ready = frame(subject, f"{self._prefix}.{key}", block, data)
         self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable)
-        await self._write(pending)
+        self._write(pending)
         return done
 
     async def watch(self) -> None:
@@ -86,17 +87,17 @@ class Publisher:
                 if pending.done.done():
                     del self._pending[key]
                 elif now >= pending.send_again:
-                    await self._overdue(key, pending, now)
+                    self._overdue(key, pending, now)
 
     def resend(self) -> None:
         """The connection is new: what was on the way may be lost."""
         for pending in list(self._pending.values()):
             pending.send_again = 0.0
 
-    async def _overdue(self, key: str, pending: _Pending, now: float) -> None:
+    def _overdue(self, key: str, pending: _Pending, now: float) -> None:
         if (pending.repeatable or not pending.sent) and now < pending.first_sent + GIVE_UP_S:
             pending.send_again = now + ACK_TIMEOUT_S
-            await self._write(pending)
+            self._write(pending)
             return
         del self._pending[key]
         seconds = now - pending.first_sent
@@ -105,11 +106,10 @@ class Publisher:
             error(pending.subject, pending.last_error or f"no acknowledgement within {seconds:.0f} s")
         )
 
-    async def _write(self, pending: _Pending) -> None:
+    def _write(self, pending: _Pending) -> None:
         """Without a connection it stays here; the next round sends it."""
-        if self._client.is_connected:
+        if self._wire.write(pending.frame):
             pending.sent = True
-            await write(self._client, pending.frame)
         else:
             pending.send_again = 0.0
 

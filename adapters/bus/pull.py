@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.bus.publish import Publisher
+from adapters.bus.wire import Wire, frame
 from router.errors import one_error, stop
 from router.ports import NO_HEADERS, Handler, Headers
 from subjects.streams import ConsumerSpec
@@ -27,12 +28,13 @@ class JetStreamDelivery:
     """A message in this process's hands; see `router.ports.Delivery`."""
 
     __slots__ = (
-        "_client", "_publisher", "_reply", "data", "delivered", "headers", "pending", "seq", "stream", "subject",
-        "timestamp_ms",
+        "_client", "_publisher", "_reply", "_wire", "data", "delivered", "headers", "pending", "seq", "stream",
+        "subject", "timestamp_ms",
     )  # fmt: skip
 
-    def __init__(self, client: Client, publisher: Publisher, msg: Msg) -> None:
+    def __init__(self, client: Client, wire: Wire, publisher: Publisher, msg: Msg) -> None:
         self._client = client
+        self._wire = wire
         self._publisher = publisher
         self._reply = msg.reply
         self.subject = msg.subject
@@ -48,26 +50,31 @@ class JetStreamDelivery:
         self.pending = int(tokens[at + 6])
 
     async def ack(self) -> None:
-        await self._client.publish(self._reply, b"+ACK")
+        await self._say(b"+ACK")
 
     async def ack_sync(self) -> None:
-        await (await self._publisher.confirm(self._reply, b"+ACK"))
+        await self._publisher.confirm(self._reply, b"+ACK")
 
     async def nak(self, delay_ms: int) -> None:
-        await self._client.publish(self._reply, b'-NAK {"delay": %d}' % (delay_ms * 1_000_000))
+        await self._say(b'-NAK {"delay": %d}' % (delay_ms * 1_000_000))
 
     async def working(self) -> None:
-        await self._client.publish(self._reply, b"+WPI")
+        await self._say(b"+WPI")
+
+    async def _say(self, words: bytes) -> None:
+        if not self._wire.write(frame(self._reply, "", b"", words)):
+            await self._client.publish(self._reply, words)
 
 
 class Pull:
     """Keeps one consumer's messages coming; `tasks` owns what handles them."""
 
     def __init__(
-        self, client: Client, publisher: Publisher, spec: ConsumerSpec, handler: Handler, batch: Callable[[], int],
-        recreate: Callable[[ConsumerSpec], Awaitable[None]], tasks: asyncio.TaskGroup,
+        self, client: Client, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
+        batch: Callable[[], int], recreate: Callable[[ConsumerSpec], Awaitable[None]], tasks: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
         self._client = client
+        self._wire = wire
         self._publisher = publisher
         self._spec = spec
         self._handler = handler
@@ -85,13 +92,13 @@ class Pull:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, publisher: Publisher, spec: ConsumerSpec, handler: Handler, batch: Callable[[], int],
-        recreate: Callable[[ConsumerSpec], Awaitable[None]],
+        cls, client: Client, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
+        batch: Callable[[], int], recreate: Callable[[ConsumerSpec], Awaitable[None]],
     ) -> AsyncIterator[Self]:  # fmt: skip
         """Leaving stops taking, then waits for the handlers under way; leaving by an exception cancels them."""
         with one_error():
             async with asyncio.TaskGroup() as tasks:
-                pull = cls(client, publisher, spec, handler, batch, recreate, tasks)
+                pull = cls(client, wire, publisher, spec, handler, batch, recreate, tasks)
                 sub = await client.subscribe(pull._inbox, cb=pull._received)
                 watcher = tasks.create_task(pull._watch())
                 await pull.refill()
@@ -126,7 +133,7 @@ class Pull:
             return
         self._outstanding = max(0, self._outstanding - 1)
         self._handed += 1
-        self._tasks.create_task(self._handle(JetStreamDelivery(self._client, self._publisher, msg)))
+        self._tasks.create_task(self._handle(JetStreamDelivery(self._client, self._wire, self._publisher, msg)))
         await self.refill()
 
     async def _handle(self, delivery: JetStreamDelivery) -> None:

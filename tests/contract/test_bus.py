@@ -99,7 +99,7 @@ async def test_every_publish_survives_a_killed_broker_and_is_stored_once(broker:
 
 async def test_the_first_stays_the_first_through_a_killed_broker(broker: OwnBroker) -> None:
     async with open_bus(broker.url, name="test", make=True) as bus:
-        waiting = [await bus.send(str(Reply("npc-ai", f"r{n}")), str(n).encode(), first=True) for n in range(200)]
+        waiting = [bus.send(str(Reply("npc-ai", f"r{n}")), str(n).encode(), first=True) for n in range(200)]
         await asyncio.to_thread(broker.restart)
         results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
         # A publish whose acknowledgement was lost meets itself: a conflict, and only reading back tells which.
@@ -234,7 +234,7 @@ async def test_no_more_is_taken_than_there_is_room_for_and_leaving_waits(nats_ur
 async def test_messages_are_read_back_in_order_from_anywhere(nats_url: str) -> None:
     async with open_bus(nats_url, name="test", make=True) as bus:
         client = name()
-        acks = [await bus.send(str(Cancel(client, f"r{n}")), str(n).encode()) for n in range(600)]
+        acks = [bus.send(str(Cancel(client, f"r{n}")), str(n).encode()) for n in range(600)]
         seqs = [(await ack).seq for ack in acks]
         letters = await letters_of(bus.read(CANCELS, f"llm.cancel.{client}.*"))
         assert [int(letter.data) for letter in letters] == list(range(600))

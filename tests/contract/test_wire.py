@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.bus import connect
-from adapters.bus.wire import check_size, frame, header_block, write
+from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import TooLargeError
 
 
@@ -24,7 +24,7 @@ async def test_a_frame_arrives_as_the_librarys_own_publish_does(
         sub = await client.subscribe(inbox)
         await client.publish(inbox, data, reply="back.here", headers=headers or None)
         theirs = await sub.next_msg(5)
-        await write(client, frame(inbox, "back.here", header_block(headers) if headers else b"", data))
+        Wire(client).write(frame(inbox, "back.here", header_block(headers) if headers else b"", data))
         ours = await sub.next_msg(5)
         assert (ours.subject, ours.reply, ours.data, ours.headers) == (
             theirs.subject, theirs.reply, theirs.data, theirs.headers,
@@ -36,7 +36,7 @@ async def test_a_header_value_cannot_start_another_line(nats_url: str, value: st
     async with connect(nats_url, name="test") as client:
         inbox = client.new_inbox()
         sub = await client.subscribe(inbox)
-        await write(client, frame(inbox, "", header_block({"Llm-Agent": value, "Llm-Client": "x"}), b"data"))
+        Wire(client).write(frame(inbox, "", header_block({"Llm-Agent": value, "Llm-Client": "x"}), b"data"))
         msg = await sub.next_msg(5)
         assert msg.data == b"data"
         assert msg.headers is not None

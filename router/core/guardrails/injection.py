@@ -1,7 +1,8 @@
 """Finds prompt injection and jailbreaks by their wording, in English and Korean, also behind common disguises."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+import re
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from router.core.guardrails.base import Match
@@ -57,57 +58,62 @@ def _weights(low: str) -> dict[str, float]:
     """The strongest wording of every code in one reading."""
     found: dict[str, float] = {}
     for start in range(0, max(len(low) - _OVERLAP, 1), _PIECE - _OVERLAP):
-        end = min(start + _PIECE, len(low))
-        for rule, marks in _due(low[start:end]):
-            if found.get(rule.code, 0) < rule.weight and _says(rule, marks, low, start, end):
+        for rule, at in due(low[start : start + _PIECE]):
+            at += start
+            if found.get(rule.code, 0) < rule.weight and rule.pattern.search(low, max(at - _REACH, 0), at + _REACH):
                 found[rule.code] = rule.weight
     return found
 
 
-def _due(piece: str) -> Iterator[tuple[Rule, list[str]]]:
-    """The rules of whose every set of words one is in the piece, with those of their first set: few, mostly none."""
+def due(piece: str) -> Iterator[tuple[Rule, int]]:
+    """The rules that can match near a place in the piece, and the place: few, mostly none."""
     data = piece.encode("utf-8", "replace")
-    words = data.translate(_WORDS).split()
-    rare = _RARE_WORDS.intersection(words)
-    if rare:
-        present = {word.decode() for word in _ALL_WORDS.intersection(words)}
-        for rule in {rule for word in rare for rule in _BY_RARE_WORD[word]}:
-            if not any(map(present.isdisjoint, rule.words[1:])):
-                yield rule, [word for word in rule.words[0] if word in present]
+    shape = data.translate(_WORDS).decode()
+    words = shape.split()
+    if not _RARE_WORDS.isdisjoint(words):
+        present = _ALL_WORDS.intersection(words)
+        for word in _RARE_WORDS & present:
+            rules = [rule for rule in _BY_RARE_WORD[word] if _all_in(rule, present)]
+            if rules:
+                for at, near in _places(word, f" {shape} "):
+                    chars = at if len(piece) == len(data) else len(data[:at].decode(errors="ignore"))
+                    yield from ((rule, chars) for rule in rules if _all_in(rule, near))
     if not piece.isascii() and data.translate(None, _NO_STEMS):
-        stems = [stem for head in _BY_HEAD if head in piece for stem in _BY_HEAD[head] if stem in piece]
-        for rule in {rule for stem in stems for rule in _BY_RARE_STEM[stem]}:
-            if all(any(stem in piece for stem in each) for each in rule.words[1:]):
-                yield rule, [stem for stem in stems if stem in rule.words[0]]
+        yield from _due_by_stem(piece)
 
 
-def _says(rule: Rule, marks: list[str], low: str, start: int, end: int) -> bool:
-    """Is the wording around one of the marks? The rest of its words must be there before the pattern is tried."""
-    for mark in marks:
-        at = low.find(mark, start, end)
-        while at >= 0:
-            first, last = max(at - _REACH, 0), at + _REACH
-            near = low[first:last]
-            if all(any(word in near for word in each) for each in rule.words[1:]) and rule.pattern.search(
-                low, first, last
-            ):
-                return True
-            at = low.find(mark, at + _REACH // 2, end)
-    return False
+def _all_in(rule: Rule, words: AbstractSet[str]) -> bool:
+    """Is of each further set of the rule a word among these?"""
+    return not any(map(words.isdisjoint, rule.words[1:]))
 
 
-def _index(rules: tuple[Rule, ...]) -> Mapping[str, tuple[Rule, ...]]:
-    """The rules by each word of their first set."""
-    words = {word for rule in rules for word in rule.words[0]}
-    return MappingProxyType({word: tuple(rule for rule in rules if word in rule.words[0]) for word in words})
+def _places(word: str, shape: str) -> Iterator[tuple[int, AbstractSet[str]]]:
+    """Where a word stands, and the words around it; of places close together only the first."""
+    at = shape.find(f" {word} ")
+    while at >= 0:
+        yield at, set(shape[max(at - _REACH, 0) : at + _REACH].split())
+        at = shape.find(f" {word} ", at + _REACH // 2)
 
 
-_BY_RARE_WORD: Final = MappingProxyType({word.encode(): rules for word, rules in _index(BY_WORD).items()})
+def _due_by_stem(piece: str) -> Iterator[tuple[Rule, int]]:
+    passed: dict[str, int] = {}
+    for stem in _STEMS.finditer(piece):
+        at = stem.start()
+        if at >= passed.get(stem[0], 0):
+            passed[stem[0]] = at + _REACH // 2
+            near = piece[max(at - _REACH, 0) : at + _REACH]
+            for rule in _BY_RARE_STEM[stem[0]]:
+                if all(any(other in near for other in each) for each in rule.words[1:]):
+                    yield rule, at
+
+
+_BY_RARE_WORD: Final = {word: tuple(r for r in BY_WORD if word in r.words[0]) for r in BY_WORD for word in r.words[0]}
 _RARE_WORDS: Final = frozenset(_BY_RARE_WORD)
-_ALL_WORDS: Final = frozenset(word.encode() for rule in BY_WORD for each in rule.words for word in each)
-_BY_RARE_STEM: Final = _index(BY_STEM)
-# Most stems fall by their first letter, which is found, or not, far faster than a stem.
-_BY_HEAD: Final = MappingProxyType({s[0]: tuple(t for t in _BY_RARE_STEM if t[0] == s[0]) for s in _BY_RARE_STEM})
+_ALL_WORDS: Final = frozenset(word for rule in BY_WORD for each in rule.words for word in each)
+_RARE_STEMS: Final = sorted({stem for rule in BY_STEM for stem in rule.words[0]}, reverse=True)
+# One pass for all of them; the longer stand before those that they start with, and count for those too.
+_STEMS: Final = re.compile("|".join(_RARE_STEMS))
+_BY_RARE_STEM: Final = {s: tuple(r for r in BY_STEM if any(t in s for t in r.words[0])) for s in _RARE_STEMS}
 
 
 def _combined(evidence: dict[str, float]) -> float:

@@ -20,8 +20,9 @@ _PEM_HEAD: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?
 _KEY_LINES: Final = re.compile(r"(?:[^A-Za-z0-9-]{0,8}+[A-Za-z0-9+/=]{24,}+)*+")
 _KEY_BYTES: Final = re.compile(r"[A-Za-z0-9+/=]{24}")
 
-_NAMES: Final = ("pass", "pwd", "pw", "secret", "token", "key", "credential", "비밀번호", "비번", "암호", "패스워드")
-_NAMES_KO: Final = ("시크릿", "토큰", "키")
+_NAMES: Final = ("pass", "pwd", "pw", "secret", "token", "key", "credential")
+_NAMES_KO: Final = ("비밀번호", "비번", "암호", "패스워드", "시크릿", "토큰", "키")
+_LAST_KO: Final = ("호", "번", "드", "릿", "큰", "키")
 _PASSWORD_NAMES: Final = ("pass", "pw", "비밀번호", "비번", "암호", "패스워드")
 _VAGUE: Final = ("key", "token", "토큰")
 _ASSIGNED: Final = re.compile(
@@ -34,6 +35,13 @@ _ASSIGNED: Final = re.compile(
         (?=(?P<value>[^\s"'`<>(){}\[\],;\u0080-\U0010ffff]{6,200})(?P<next>[(\[]?))""",
     re.VERBOSE,
 )
+
+# What can stand between a name and its value, and how far around a name an assignment reaches.
+_LEADS_ON: Final = re.compile(
+    r"[a-z0-9_-]{0,25}+[\"'\]]{0,2}(?:[ \t]{0,3}(?:[:=]|is[ \t])|(?<=[가-힣])[은는이가]?[ \t])"
+)
+_NAME_STARTS: Final = 12
+_REACH: Final = 260
 
 _PLACEHOLDER_WORDS: Final = [
     "example",
@@ -141,9 +149,7 @@ def _hits(text: str) -> Iterator[_Hit]:
                 if mark in place:
                     yield from _tokens(text, mark, known)
         yield from (_Hit(m.start(), 0.1, m.end(), "discord_token") for m in DISCORD.finditer(text))
-    low = _lower(text)
-    if any(name in low for name in _NAMES) or (not text.isascii() and any(name in low for name in _NAMES_KO)):
-        yield from _assignments(text, low)
+    yield from _assignments(text)
 
 
 def _long_words(text: str) -> str:
@@ -183,8 +189,32 @@ def _url_passwords(text: str) -> Iterator[_Hit]:
             yield _Hit(found.start(1), 0.15, found.end(1), "url_password")
 
 
-def _assignments(text: str, low: str) -> Iterator[_Hit]:
-    for found in _ASSIGNED.finditer(low):
+def _assigned(text: str) -> Iterator[re.Match[str]]:
+    """The assignments: only what follows a name is looked at, as names are far rarer than what could follow."""
+    names = _NAMES if ":" in text or "=" in text or "is" in text else ()
+    if not text.isascii() and any(last in text for last in _LAST_KO):
+        names += _NAMES_KO
+    if not names:
+        return
+    low, passed = _lower(text), 0
+    for at, end in sorted((at, at + len(name)) for name in names for at in _places(low, name)):
+        if _LEADS_ON.match(low, end):
+            found = _ASSIGNED.search(low, max(at - _NAME_STARTS, passed), end + _REACH)
+            if found:
+                yield found
+        passed = end
+
+
+def _places(text: str, part: str) -> Iterator[int]:
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + len(part))
+
+
+def _assignments(text: str) -> Iterator[_Hit]:
+    for found in _assigned(text):
+        low = found.string
         start, end = found.span("value")
         end = start + len(low[start:end].rstrip(".:*"))
         value = text[start:end]

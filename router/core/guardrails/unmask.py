@@ -10,17 +10,16 @@ from unicodedata import is_normalized, normalize
 _INVISIBLE: Final = re.compile(
     r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
 )
-# Whatever `fold` changes but for case, and letters that can stand for others: cheap to find none of.
-_ODD: Final = re.compile(
-    "[\u00ad\u00c0-\u00ff\u0250-\u02af\u0370-\u058f\u1100-\u11ff\u200b-\u200f\u202a-\u202e\u2060-\u2064\u20ac\u2100-\u214f"
-    "\u2460-\u24ff\u3130-\u318f\ufe00-\ufe0f\ufeff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U000e0000-\U000e007f]"
-)
+# Of UTF-8, without these: nothing for ASCII, Latin-1 letters, Chinese and Hangul, which `fold` changes but for case.
+_USUAL: Final = bytes(b for b in range(256) if b < 0xC0 or b == 0xC3 or 0xE4 <= b <= 0xED)
+# Without these: the first bytes of the letters of `_LOOKALIKES`.
+_NO_LOOKALIKES: Final = bytes(b for b in range(256) if b not in (0xC9, 0xCA) and not 0xCD <= b <= 0xD6)
 _LOOKALIKE_LETTERS: Final = [
     "aаɑαά",
     "bьβ",
     "cсϲ",
     "dԁ",
-    "eеεєέ€",
+    "eеεєέ",
     "gɡ",
     "hһ",
     "iіιί",
@@ -48,6 +47,7 @@ _MIXED: Final = re.compile(rf"[a-z]{_LOOKALIKE.pattern}|{_LOOKALIKE.pattern}[a-z
 _LEET_SHAPES: Final = bytes(
     0x31 if b in b"0134576@$!|+89" else 0x61 if b < 0x80 and chr(b).isalnum() else 0x20 for b in range(256)
 )
+_NO_LEET: Final = bytes(b for b in range(256) if _LEET_SHAPES[b] != 0x31)
 _LEET_WORD: Final = re.compile(r"[0134576@$!|+89](?:(?<=[a-z].)[a-z]|(?<![\w.,#$%-].)[a-z]{2})")
 _SPARSE: Final = 150
 _LONGEST_WORD: Final = 18
@@ -55,6 +55,8 @@ _LEET_I: Final = str.maketrans("0134576@$!|+8", "oieastgasiitb")
 _LEET_L: Final = str.maketrans("0134579@$!|+8", "oleastgaslltb")
 
 _SHAPES: Final = bytes(0x61 if (chr(b).isalnum() and b < 0x80) or b >= 0xC0 else 0x20 for b in range(256))
+# As `_SHAPES`, but honest single letters, `a` and `i`, look different.
+_SINGLES: Final = bytes(0x62 if b in b"ai" else _SHAPES[b] for b in range(256))
 _CONTINUATIONS: Final = bytes(range(0x80, 0xC0))
 _SPACED_SHAPES: Final = (b" a a a a a ", b" a  a  a  a  a ", b" a   a   a   a ")
 _SPACED: Final = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,4}[^\W_](?![^\W_])){4,}+")
@@ -65,22 +67,23 @@ _JAMO: Final = re.compile("([ㄱ-ㅎ])([ㅏ-ㅣ])(?:([ㄱ-ㄷㄹㅁㅂㅅㅇ-ㅎ
 _LEADS: Final = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
 _TAILS: Final = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
 
-_ENCODED: Final = re.compile(r"(?<![\w+/])(?:[A-Za-z0-9+/]{20,8000}+={0,2}|(?:[01]{8}[ ,]?){4,999}+)")
-_LONG_RUN: Final = bytes(0x61 if (chr(b).isalnum() and b < 0x80) or b in b"+/" else 0x20 for b in range(256))
+_BITS: Final = re.compile(r"(?<![\w+/])(?:[01]{8}[ ,]?){4,999}+")
+_LONG_RUN: Final = bytes(0x61 if b < 0x80 and (chr(b).isalnum() or b in b"+/") else 0x20 for b in range(256))
+_RUN: Final = b"a" * 20
+_MAX_RUN: Final = 8000
+_HEX: Final = re.compile("(?:[0-9a-fA-F]{2})+")
 _MAX_DECODED: Final = 16
-
-
-def plain(text: str) -> bool:
-    """Has it no character that could be a disguise?"""
-    return text.isascii() or _ODD.search(text) is None
 
 
 def fold(text: str) -> str:
     """Lower case, compatibility forms resolved, invisible characters gone. Look-alike letters of other scripts stay."""
-    if plain(text):
-        # The bytes of ASCII letters are lowered much faster than the code points of a text that has others.
-        return text.lower() if text.isascii() else text.encode("utf-8", "replace").lower().decode()
-    text = _JAMO.sub(_syllable, text)
+    if text.isascii():
+        return text.lower()
+    data = text.encode("utf-8", "replace")
+    if not data.translate(None, _USUAL):
+        return data.lower().decode()  # the bytes of ASCII letters are lowered much faster than code points
+    if b"\xe3\x84" in data or b"\xe3\x85" in data:
+        text = _JAMO.sub(_syllable, text)
     if not is_normalized("NFKC", text):
         text = normalize("NFKC", text)
     return _INVISIBLE.sub("", text).lower()
@@ -89,35 +92,64 @@ def fold(text: str) -> str:
 def disguised(text: str, low: str, odd: int) -> Iterator[str]:
     """Other readings of a text that folds to `low` and has `odd` mangled words. None for one that looks plain."""
     data = low.encode("utf-8", "replace")
-    if not plain(low) and _MIXED.search(low):
+    if _has_lookalikes(data) and _MIXED.search(low):
         low = low.translate(_LOOKALIKES)
         yield low
     if odd * _SPARSE > len(low):
         yield low.translate(_LEET_I)
         yield low.translate(_LEET_L)
-    shape = b" %b " % data.translate(_SHAPES, _CONTINUATIONS)
-    if any(spaced in shape for spaced in _SPACED_SHAPES):
+    if _spaced(data):
         yield _SPACED.sub(_close_up, low)
-    if b"a" * 20 in data.translate(_LONG_RUN) or "01" in low:
-        yield from filter(None, map(_decoded, _ENCODED.findall(text)[:_MAX_DECODED]))
-    if "rot13" in low or "rot-13" in low:
+    yield from filter(None, map(_decoded, _encoded(text)))
+    if "rot" in low and ("rot13" in low or "rot-13" in low):
         yield codecs.decode(low, "rot13")
-    if "revers" in low or "backward" in low:
+    if "reverse" in low or "backward" in low:
         yield low[::-1]
 
 
 def mangled(text: str) -> int:
     """How many words mix letters with digits, signs or another script's letters in the way of a disguise."""
+    data = text.encode("utf-8", "replace")
     spelt = sum(len(run) // 4 for run in _SPELT.findall(text)) if "\\" in text else 0
-    return _leet(text) + spelt + (0 if plain(text) else len(_MIXED.findall(text)))
+    return _leet(text, data) + spelt + (len(_MIXED.findall(text)) if _has_lookalikes(data) else 0)
 
 
-def _leet(text: str) -> int:
-    shape = text.encode("utf-8", "replace").translate(_LEET_SHAPES)
+def _spaced(data: bytes) -> bool:
+    if data.translate(_SINGLES, _CONTINUATIONS).count(b" a ") < 2:
+        return False
+    shape = b" %b " % data.translate(_SHAPES, _CONTINUATIONS)
+    return any(spaced in shape for spaced in _SPACED_SHAPES)
+
+
+def _has_lookalikes(data: bytes) -> bool:
+    return not data.isascii() and bool(data.translate(None, _NO_LOOKALIKES))
+
+
+def _leet(text: str, data: bytes) -> int:
+    if _SPARSE * len(data.translate(None, _NO_LEET)) <= len(text):
+        return 0
+    shape = data.translate(_LEET_SHAPES)
     if _SPARSE * (shape.count(b"a1a") + shape.count(b"1aa")) <= len(text):
         return 0
     # Hashes and tokens are long; what people disguise are words.
     return sum(len(word) <= _LONGEST_WORD and _LEET_WORD.search(word) is not None for word in text.split())
+
+
+def _encoded(text: str) -> Iterator[str]:
+    """The first few runs that can be an encoding of something."""
+    data = text.encode("utf-8", "replace")
+    shape = data.translate(_LONG_RUN)
+    at = shape.find(_RUN)
+    bits = _BITS.search(text) if "0110" in text else None
+    if bits:
+        yield bits[0]
+    for _ in range(_MAX_DECODED):
+        if at < 0:
+            return
+        end = shape.find(b" ", at)
+        end = len(data) if end < 0 else end
+        yield data[at : min(end, at + _MAX_RUN)].decode()
+        at = shape.find(_RUN, end)
 
 
 def _syllable(jamo: re.Match[str]) -> str:
@@ -138,13 +170,12 @@ def _decoded(token: str) -> str:
     """What an encoded run says; empty when it is not text."""
     try:
         if set(token) <= set("01 ,"):
-            bits = re.findall("[01]{8}", token)
-            data = bytes(int(byte, 2) for byte in bits)
-        elif re.fullmatch("(?:[0-9a-fA-F]{2})+", token):
+            data = bytes(int(byte, 2) for byte in re.findall("[01]{8}", token))
+        elif _HEX.fullmatch(token):
             data = bytes.fromhex(token)
         else:
-            data = binascii.a2b_base64(token.rstrip("=") + "=" * (-len(token.rstrip("=")) % 4))
-        said = data.decode("utf-8")
+            data = binascii.a2b_base64(token + "=" * (-len(token) % 4))
+        said = data.decode()
     except ValueError:
         return ""
-    return said.lower() if said.isprintable() or said.replace("\n", " ").isprintable() else ""
+    return said.lower() if said.replace("\n", " ").isprintable() else ""

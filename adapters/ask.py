@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from adapters.bus import JetStreamBus
 from adapters.client import RequestFailedError, await_reply, failed, submit_body
 from adapters.mailbox import Mailbox
+from router.errors import BusError
 from router.ports import Question
 from schemas import headers as h
 from schemas.failure import Error, ErrorType
@@ -57,6 +58,8 @@ async def _answer(bus: JetStreamBus, mailbox: Mailbox, question: Question) -> No
             letter = await await_reply(mailbox, heard, ticket)
     except RequestFailedError as refusal:
         await _respond_error(question, refusal.error, client)
+    except BusError as error:
+        await _respond_error(question, failed(ErrorType.STORAGE_UNAVAILABLE, rid, str(error)), client)
     else:
         own = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
         await question.respond(letter.data, own)

@@ -5,6 +5,7 @@ async with Client.connect("nats://127.0.0.1:4222", "npc-ai") as client:
     print(reply.message.content, reply.cost_usd)
 """
 
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from schemas.request import DEFAULT_DEADLINE_MS, LlmRequest, request_hash
 from subjects import Chunk as ChunkSubject
 from subjects import Request, token
 
+RESERVED_ID = re.compile(r"seq-[0-9]+\Z")
 REPLY_GRACE_MS = 5_000
 """A reply comes by the deadline and this."""
 
@@ -45,8 +47,6 @@ class Ticket:
     request_id: str
     request_hash: str
     seq: int
-    duplicate: bool
-    """True when this very request had been submitted before."""
     deadline_ms: int = DEFAULT_DEADLINE_MS
 
 
@@ -89,13 +89,13 @@ class Client:
         with self._mailbox.expecting(self.name, request_id) as heard:
             letter = await self._mailbox.stored(self.name, request_id)
             if letter is None and timeout_s > 0:
-                letter = await self._mailbox.wait(heard, self.name, request_id, None, timeout_s)
+                letter = await self._mailbox.wait(heard, self.name, request_id, timeout_s)
         return Reply.decode(letter.data) if letter else None
 
     async def result_of(self, ticket: Ticket) -> Reply:
         """Await the answer to a submitted request. Raises RequestFailedError."""
         with self._mailbox.expecting(ticket.client, ticket.request_id) as heard:
-            letter = await self._mailbox.stored(ticket.client, ticket.request_id)
+            letter = await stored_reply(self._mailbox, ticket)
             return _answer(letter or await await_reply(self._mailbox, heard, ticket))
 
     @asynccontextmanager
@@ -143,6 +143,8 @@ async def submit_body(
     named_in_subject: bool = False, headers: Headers = NO_HEADERS,
 ) -> Ticket:  # fmt: skip
     """Publish a request as it stands. Raises RequestFailedError when the broker cannot take its size, BusError."""
+    if RESERVED_ID.match(rid):
+        raise RequestFailedError(failed(ErrorType.BAD_REQUEST, rid, f"{rid!r} is kept for requests without an id"))
     subject = str(Request(capability, client if named_in_subject else None))
     digest = request_hash(capability, body)
     own = {h.REQUEST_ID: token("request id", rid), h.CLIENT: token("client", client)}
@@ -154,15 +156,20 @@ async def submit_body(
         raise RequestFailedError(failed(ErrorType.PAYLOAD_TOO_LARGE, rid, str(error))) from error
     except BusError as error:
         raise RequestFailedError(failed(ErrorType.STORAGE_UNAVAILABLE, rid, str(error))) from error
-    return Ticket(client, rid, digest, stored.seq, stored.duplicate, deadline_ms)
+    return Ticket(client, rid, digest, stored.seq, deadline_ms)
+
+
+async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:
+    """The reply to this very request, if it is there already."""
+    return await mailbox.stored(ticket.client, ticket.request_id, request_hash=ticket.request_hash, seq=ticket.seq)
 
 
 async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     """The reply to this very request, expected since before it was submitted. Raises RequestFailedError."""
-    if ticket.duplicate and (letter := await mailbox.stored(ticket.client, ticket.request_id)):
-        return letter
     timeout_s = (max(0, ticket.deadline_ms) + REPLY_GRACE_MS) / 1000
-    letter = await mailbox.wait(heard, ticket.client, ticket.request_id, ticket.request_hash, timeout_s)
+    letter = await mailbox.wait(
+        heard, ticket.client, ticket.request_id, timeout_s, request_hash=ticket.request_hash, seq=ticket.seq
+    )
     if letter is None:
         message = f"no reply within its deadline; it may still come at llm.res.{ticket.client}.{ticket.request_id}"
         raise RequestFailedError(failed(ErrorType.DEADLINE_EXCEEDED, ticket.request_id, message, spent_unknown=True))

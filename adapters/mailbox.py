@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -68,25 +68,43 @@ class Mailbox:
                 del self._expected[key]
 
     async def wait(
-        self, heard: Heard, client: str, rid: str, request_hash: str | None, timeout_s: float
+        self,
+        heard: Heard,
+        client: str,
+        rid: str,
+        timeout_s: float,
+        *,
+        request_hash: str | None = None,
+        seq: int | None = None,
     ) -> Letter | None:
-        """The reply to this very request, live or stored; None when there is none in time."""
+        """The reply under this id, live or stored; None when there is none in time.
+
+        With `request_hash` only the reply to that very request: should its id be another's, its own reply is the
+        refusal that stands under its sequence.
+        """  # fmt: skip
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
                     letter = await heard.get()
             except TimeoutError:
-                if stored := await self.stored(client, rid):
-                    return stored
+                # The bus may be away: the next look may find it.
+                with suppress(UnavailableError):
+                    if stored := await self.stored(client, rid, request_hash=request_hash, seq=seq):
+                        return stored
             else:
                 if request_hash in (None, letter.headers.get(h.REQUEST_HASH)):
                     return letter
         return None
 
-    async def stored(self, client: str, rid: str) -> Letter | None:
+    async def stored(
+        self, client: str, rid: str, *, request_hash: str | None = None, seq: int | None = None
+    ) -> Letter | None:
         """The terminal reply, if there is one."""
-        return await self._bus.last(REPLIES, str(Reply(client, rid)))
+        letter = await self._bus.last(REPLIES, str(Reply(client, rid)))
+        if letter is None or request_hash in (None, letter.headers.get(h.REQUEST_HASH)):
+            return letter
+        return await self._bus.last(REPLIES, str(Reply(client, f"seq-{seq}"))) if seq is not None else None
 
     def _heard(self, subject: str, data: bytes, headers: Headers) -> None:
         address = parse(subject)
@@ -96,7 +114,8 @@ class Mailbox:
 
     async def _forget_an_idle_one(self) -> None:
         busy = {client for client, _ in self._expected}
-        for client in self._clients:
+        *others, _newest = self._clients
+        for client in others:
             if client not in busy:
                 await self._clients.pop(client).aclose()
                 return

@@ -1,9 +1,10 @@
 """Acknowledge, bring again, or bury: decided here, once, for every consumer of the router.
 
-A handler that returns is done with its message. One that fails for the broker's sake gets it again soon; a message that
-keeps coming back without an outcome is poison, and goes where it can be looked at.
+A handler that returns is done with its message. One that fails for the broker's sake tries again in place; a message
+that keeps coming back without an outcome is poison, and goes where it can be looked at.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -19,6 +20,8 @@ from subjects.streams import ConsumerSpec
 log = structlog.get_logger(__name__)
 
 AGAIN_MS = 500
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
 SHOWN_CHARS = 500
 HEADERS_BYTES = 8_192
 
@@ -36,10 +39,7 @@ async def consuming(
         nonlocal in_flight
         in_flight += 1
         try:
-            await (handle if delivery.delivered <= max_deliveries else poisoned)(delivery)
-        except BusError as error:
-            log.warning("delivery.again", subject=delivery.subject, seq=delivery.seq, error=str(error))
-            await delivery.nak(AGAIN_MS)
+            await _until_the_bus_takes_it(handle if delivery.delivered <= max_deliveries else poisoned, delivery)
         except Exception:
             log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)
             await delivery.nak(AGAIN_MS)
@@ -50,6 +50,19 @@ async def consuming(
 
     async with bus.consume(spec, deliver, batch=lambda: max_in_flight - in_flight):
         yield
+
+
+async def _until_the_bus_takes_it(handle: Handle, delivery: Delivery) -> None:
+    """A broker that is away or full is no fault of the message: hold it and try again, so that it is never poison."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await handle(delivery)
+        except BusError as error:
+            log.warning("delivery.held", subject=delivery.subject, seq=delivery.seq, error=str(error))
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        await delivery.working()
 
 
 async def bury(bus: Bus, delivery: Delivery, reason: str, why: str) -> None:

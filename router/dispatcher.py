@@ -16,7 +16,7 @@ from router.consume import bury, consuming
 from router.core.admit import Asked, admit
 from router.core.decide import Ruling, deadline_at_ms, decide
 from router.errors import ConflictError, TooLargeError, UnavailableError
-from router.ports import Bus, Delivery, Headers, Stored
+from router.ports import Bus, Delivery, Headers, Letter, Stored
 from router.replies import tell_again, write_reply
 from router.world_book import WorldBook
 from schemas import headers as h
@@ -30,7 +30,8 @@ from schemas.work import WorkItem
 from schemas.world import World
 from subjects import Event, Request, Work, parse
 from subjects import Reply as ReplySubject
-from subjects.streams import DISPATCHER, EVENTS, REPLIES, REQUESTS, ROUTER, WAITERS, WORK
+from subjects.grammar import EventKind
+from subjects.streams import DISPATCHER, EVENTS, REPLIES, REPLY_RETENTION_S, REQUESTS, ROUTER, WAITERS, WORK
 
 log = structlog.get_logger(__name__)
 
@@ -100,16 +101,18 @@ class Dispatcher:
             return
         recorded = self._record(asked, world, ruling.decision)
         if fresh and (work := _work(asked, world, ruling)) is not None:
-            await self._forward_at_once(asked, world, recorded, work)
+            await self._forward_at_once(asked, world, ruling, recorded, work)
             return
         try:
             await recorded
         except ConflictError:
-            await self._decided_before(asked, world)
+            await self._decided_before(asked, world, ruling)
         else:
             await self._apply(asked, world, ruling)
 
-    async def _forward_at_once(self, asked: Asked, world: World, recorded: Awaitable[Stored], work: WorkItem) -> None:
+    async def _forward_at_once(
+        self, asked: Asked, world: World, ruling: Ruling, recorded: Awaitable[Stored], work: WorkItem
+    ) -> None:
         """The work right behind its record on the same connection, without the wait in between.
 
         Should the record turn out to be another request's, the work is a double: the broker drops it by its message id,
@@ -124,11 +127,12 @@ class Dispatcher:
         try:
             await recorded
         except ConflictError:
-            await self._decided_before(asked, world, doubled=await forwarded)
+            await self._decided_before(asked, world, ruling, doubled=await forwarded)
         else:
             await forwarded
 
-    def _record(self, asked: Asked, world: World, decision: Decision) -> Awaitable[Stored]:
+    def _record(self, asked: Asked, world: World, decision: Decision, *, after: int | None = None) -> Awaitable[Stored]:
+        """`after`: the sequence of a record that this one may follow; without it there may be none."""
         decided = Decided(
             client=asked.client,
             rid=asked.rid,
@@ -139,7 +143,8 @@ class Dispatcher:
             world=world,
             decision=decision,
         )
-        return self._bus.send(str(Event(asked.client, asked.rid, "decided")), decided.encode(), first=True)
+        headers = {} if after is None else {h.EXPECTED_LAST_SUBJECT_SEQUENCE: str(after)}
+        return self._bus.send(_event(asked, "decided"), decided.encode(), headers=headers, first=after is None)
 
     async def _apply(self, asked: Asked, world: World, ruling: Ruling) -> None:
         choice = ruling.decision.choice
@@ -160,9 +165,11 @@ class Dispatcher:
         refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
         await write_reply(self._bus, _refused(asked, world, line, refuse))
 
-    async def _decided_before(self, asked: Asked, world: World, *, doubled: Stored | None = None) -> None:
+    async def _decided_before(
+        self, asked: Asked, world: World, ruling: Ruling, *, doubled: Stored | None = None
+    ) -> None:
         """It has a record: ours, from before a crash or a lost acknowledgement, or another request's under this id."""
-        letter = await self._bus.last(EVENTS, str(Event(asked.client, asked.rid, "decided")))
+        letter = await self._bus.last(EVENTS, _event(asked, "decided"))
         if letter is None:
             raise UnavailableError(EVENTS, "the event stream takes no message")
         before = Decided.decode(letter.data)
@@ -170,14 +177,18 @@ class Dispatcher:
             await self._bus.delete(WORK, doubled.seq)
         reply_subject = str(ReplySubject(asked.client, asked.rid))
         stored = await self._bus.last(REPLIES, reply_subject)
-        if before.request_hash != asked.request_hash:
+        if before.request_seq == asked.seq:
+            if stored is None and await self._bus.last(EVENTS, _event(asked, "replied")) is None:
+                again = decide(asked, before.world, self._book.in_force.policy)
+                await self._apply(asked, before.world, Ruling(before.decision, again.chat))
+        elif world.as_of_ms - letter.timestamp_ms > REPLY_RETENTION_S * 1000 and stored is None:
+            # After the retention an id is new.
+            await self._record(asked, world, ruling.decision, after=letter.seq)
+            await self._apply(asked, world, ruling)
+        elif before.request_hash != asked.request_hash:
             await self._conflict(asked, world, reply_subject)
-        elif before.request_seq != asked.seq:
-            if stored is not None:
-                await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))
-        elif stored is None:
-            again = decide(asked, before.world, self._book.in_force.policy)
-            await self._apply(asked, before.world, Ruling(before.decision, again.chat))
+        elif stored is not None:
+            await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))
 
     async def _conflict(self, asked: Asked, world: World, reply_subject: str) -> None:
         """The id is taken by another request: answered under the id of its sequence, and heard under its own."""
@@ -205,22 +216,34 @@ class Dispatcher:
         await self._bus.publish(str(Work(ROUTER, "delay", decision.urgency, slot)), body, headers=headers)
 
     async def _poisoned(self, delivery: Delivery) -> None:
-        """Answer it by its names only: its body is what may kill."""
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
-        subject = parse(delivery.subject)
+        await self._refuse_as_poison(delivery)
+
+    async def _refuse_as_poison(self, letter: Delivery | Letter) -> None:
+        """Answer it by its names only: its body is what may kill."""
+        subject = parse(letter.subject)
         if not isinstance(subject, Request):
             return
-        named = admit(subject, b"", delivery.headers, delivery.seq, self._book.in_force.policy.limits)
+        named = admit(subject, b"", letter.headers, letter.seq, self._book.in_force.policy.limits)
         refuse = Refuse(error=ErrorType.POISON, message="it came back too often without a decision")
-        asked = replace(named, request_hash=request_hash(subject.capability, delivery.data), refusal=refuse)
-        world = self._book.world(received_ms=delivery.timestamp_ms, request_seq=delivery.seq)
+        asked = replace(named, request_hash=request_hash(subject.capability, letter.data), refusal=refuse)
+        world = self._book.world(received_ms=letter.timestamp_ms, request_seq=letter.seq)
         decision = Decision(choice=refuse, stage="admit")
         with suppress(ConflictError):
             await self._record(asked, world, decision)
         await write_reply(self._bus, _refused(asked, world, decision.line(), refuse))
 
     async def _given_up(self, delivery: Delivery) -> None:
+        """A waiting request that cannot be decided: answered as poison, by the names of the request it stands for."""
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
+        with suppress(ValidationError):
+            letter = await self._bus.get(REQUESTS, Waiting.decode(delivery.data).request_seq)
+            if letter is not None:
+                await self._refuse_as_poison(letter)
+
+
+def _event(asked: Asked, kind: EventKind) -> str:
+    return str(Event(asked.client, asked.rid, kind))
 
 
 def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:

@@ -4,7 +4,7 @@ LlmbusError
 ├── AttemptError        a provider's call failed; carries the classified Failure
 └── BusError            the broker did not do what was asked
     ├── Unknown         no acknowledgement came: it may or may not be stored; try again with the same message id
-    ├── Conflict        the subject is already written (write-once), or the stream is full: read it back to know
+    ├── Conflict        the subject is already written (write-once), perhaps by this very message
     ├── TooLarge        the message exceeds what the broker takes
     └── Unavailable     the broker or the stream is away, or its storage is full
 """
@@ -48,7 +48,7 @@ class UnknownError(BusError):
 
 
 class ConflictError(BusError):
-    """A write-once subject is taken, or the stream is full; only reading the subject back tells which."""
+    """A write-once subject is taken. A publish that was sent twice meets itself: only reading it back tells."""
 
 
 class TooLargeError(BusError):

@@ -14,7 +14,7 @@ import structlog
 from pydantic import ValidationError
 
 from router.attempt import Served, call
-from router.consume import AGAIN_MS, bury
+from router.consume import AGAIN_MS, FIRST_PAUSE_S, LONGEST_PAUSE_S, bury
 from router.errors import BusError, TooLargeError, one_error, stop
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
@@ -53,6 +53,10 @@ class _Seat:
     """What stood behind the last delivery of each urgency, by the broker's count."""
     recent: list[bool] = field(default_factory=list)
 
+    def behind(self, urgency: Urgency) -> int:
+        """What waits on the bus: nothing while there is room, for an open pull would have brought it."""
+        return self.queued[urgency] if self.lane.room(urgency) <= 0 else 0
+
     def ended(self, ok: bool) -> None:
         self.recent = [*self.recent[-RECENT + 1 :], ok]
 
@@ -71,7 +75,8 @@ class Executor:
         self._version = version
         self._max_deliveries = max_deliveries
         self._memory = memory
-        self._in_hand: set[Delivery] = set()
+        self._in_hand: dict[int, Delivery] = {}
+        """By sequence; the newest delivery of each is the one to acknowledge."""
         self._draining = False
 
     def serve(self, model: str, served: Served) -> None:
@@ -115,17 +120,23 @@ class Executor:
     def _handler(self, seat: _Seat, urgency: Urgency) -> Callable[[Delivery], Awaitable[None]]:
         async def handle(delivery: Delivery) -> None:
             seat.queued[urgency] = delivery.pending
-            self._in_hand.add(delivery)
+            if delivery.seq in self._in_hand:
+                # The broker was away for longer than the acknowledgement time: it is being worked on already.
+                self._in_hand[delivery.seq] = delivery
+                return
+            self._in_hand[delivery.seq] = delivery
             try:
                 await self._handle(seat, delivery)
+                await self._in_hand[delivery.seq].ack_sync()
             except BusError as error:
                 log.warning("work.again", subject=delivery.subject, error=str(error))
-                await delivery.nak(AGAIN_MS)
+                await self._in_hand[delivery.seq].nak(AGAIN_MS)
             except asyncio.CancelledError:
-                await delivery.nak(0)  # whoever serves this node next need not wait for the acknowledgement to lapse
+                # Whoever serves this node next need not wait for the acknowledgement to lapse.
+                await self._in_hand[delivery.seq].nak(0)
                 raise
             finally:
-                self._in_hand.discard(delivery)
+                del self._in_hand[delivery.seq]
 
         return handle
 
@@ -133,14 +144,13 @@ class Executor:
         try:
             work = WorkItem.decode(delivery.data)
         except ValidationError as error:
+            # Not of a router's making, and it names no client that could be told.
             await bury(self._bus, delivery, "bad_work", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
-            await delivery.ack()
             return
         if delivery.delivered > 1 and (ended := await self._ended_before(work)) is not None:
             if ended:
                 # The executor that ran it may have died before its start was recorded; if not, this is a double.
                 await self._record(work, ended, seat.served.provider_name, work.sent_ms)
-            await delivery.ack_sync()
             return
         if delivery.delivered > self._max_deliveries:
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
@@ -149,7 +159,6 @@ class Executor:
         else:
             async with seat.lane.place(work.urgency, delivery.seq):
                 await self._attempt(seat, work, delivery)
-        await delivery.ack_sync()
 
     async def _attempt(self, seat: _Seat, work: WorkItem, delivery: Delivery) -> None:
         """One call of the provider, never after the deadline, and its outcome stored."""
@@ -212,22 +221,33 @@ class Executor:
         return None
 
     async def _report(self, outcome: Outcome) -> None:
+        """Store the outcome; it is kept in hand until the bus takes it, so that nothing is run twice for its sake."""
         work = outcome.work
-        subject = str(OutcomeSubject(self.node, work.rid))
-        # Without the delivery count: of two executions of an attempt the first outcome counts.
-        msg_id = message_id("outcome", work.client, work.rid, work.attempt)
-        if outcome.answer is not None:
-            # What was asked is needed for another attempt only.
-            slim = outcome.model_copy(update={"work": work.model_copy(update={"chat": NOTHING_ASKED})})
+        # What was asked is needed for another attempt only.
+        slim = work.model_copy(update={"chat": NOTHING_ASKED}) if outcome.answer is not None else work
+        body = outcome.model_copy(update={"work": slim}).encode()
+        pause_s = FIRST_PAUSE_S
+        while True:
             try:
-                await self._bus.publish(subject, slim.encode(), msg_id=msg_id)
+                # The id is without the delivery count: of two executions of an attempt the first outcome counts.
+                await self._bus.publish(
+                    str(OutcomeSubject(self.node, work.rid)),
+                    body,
+                    msg_id=message_id("outcome", work.client, work.rid, work.attempt),
+                )
             except TooLargeError as error:
+                if outcome.answer is None:
+                    raise
                 log.warning("answer.too_large", rid=work.rid, node=self.node, model=work.target.model)
                 failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
                 outcome = outcome.model_copy(update={"answer": None, "failure": failure})
+                body = outcome.encode()
+            except BusError as error:
+                log.warning("outcome.held", rid=work.rid, node=self.node, error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 return
-        await self._bus.publish(subject, outcome.encode(), msg_id=msg_id)
 
     def _unanswered(self, seat: _Seat, work: WorkItem, delivery: Delivery, kind: FailureKind, why: str) -> Outcome:
         """The outcome of a delivery that called nobody; of poison the ones before may have."""
@@ -265,7 +285,7 @@ class Executor:
         """What is in hand, waiting or running, stays ours."""
         while True:
             await asyncio.sleep(WORKING_S)
-            for delivery in tuple(self._in_hand):
+            for delivery in tuple(self._in_hand.values()):
                 await delivery.working()
 
 
@@ -276,7 +296,7 @@ def _state(seat: _Seat) -> ModelState:
         stand_in=served.stand_in,
         slots=seat.lane.slots,
         running=seat.lane.running,
-        waiting=seat.lane.waiting + sum(seat.queued.values()),
+        waiting=seat.lane.waiting + sum(seat.behind(urgency) for urgency in URGENCIES),
         ok=ok,
         failed=len(seat.recent) - ok,
         usable=served.why_not is None,

@@ -13,7 +13,7 @@ from schemas.reply import Reply
 from schemas.work import AttemptRecord
 from subjects import Event
 from subjects import Reply as ReplySubject
-from subjects.streams import REPLIES
+from subjects.streams import EVENTS, REPLIES
 
 log = structlog.get_logger(__name__)
 
@@ -59,13 +59,14 @@ async def _stored(acknowledgement: Awaitable[Stored]) -> bool:
 async def _came_second(
     bus: Bus, subject: str, reply: Reply, attempt: AttemptRecord | None, booking: Booking | None
 ) -> None:
+    """A reply is stored, this one or another: see that the last record describes it, and book what lost."""
     stored = await bus.last(REPLIES, subject)
     if stored is None:
         raise UnavailableError(subject, "the reply stream takes no message and holds no reply")
     first = Reply.decode(stored.data)
-    won = {a.attempt_id for a in first.attempts}
     log.info("reply.already_written", client=reply.client, rid=reply.request_id, status=first.status)
-    if attempt is None or attempt.attempt_id in won:
+    await _see_to_the_record(bus, first)
+    if attempt is None or attempt.attempt_id in {each.attempt_id for each in first.attempts}:
         return
     lost = AttemptEnded(
         client=reply.client,
@@ -79,6 +80,19 @@ async def _came_second(
         lost.encode(),
         msg_id=message_id("attempt_ended", reply.client, reply.request_id, attempt.attempt_id),
     )
+
+
+async def _see_to_the_record(bus: Bus, stored: Reply) -> None:
+    subject = str(Event(stored.client, stored.request_id, "replied"))
+    last = await bus.last(EVENTS, subject)
+    told = Replied.decode(last.data) if last else None
+    if told is not None and (told.status, told.total_ms) == (stored.status, stored.timings.total_ms):
+        return
+    attempt = stored.attempts[-1] if stored.attempts else None
+    booking: Booking | None = None
+    if attempt is not None:
+        booking = "billed" if stored.status == "ok" else "unknown" if attempt.cost_usd is None else "wasted"
+    await bus.publish(subject, _replied(stored, attempt, booking).encode())
 
 
 def _replied(reply: Reply, attempt: AttemptRecord | None, booking: Booking | None) -> Replied:

@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from pydantic import ValidationError
 
 from router.consume import bury, consuming
-from router.core.settle import Settlement, settle, unsendable
+from router.core.settle import Settlement, settle, unanswered
 from router.dispatcher import send_work
 from router.errors import TooLargeError
 from router.ports import Bus, Delivery
 from router.replies import write_reply
 from router.world_book import WorldBook
 from schemas.event import AttemptEnded
+from schemas.failure import ErrorType
 from schemas.ids import message_id
 from schemas.outcome import Outcome
 from schemas.work import WorkItem
@@ -41,7 +42,7 @@ class Settler:
         try:
             outcome = Outcome.decode(delivery.data)
         except ValidationError as error:
-            # Its request is not lost: the sweeper answers it at its deadline.
+            # Not of our executors' making, and it names no client that could be told.
             await bury(self._bus, delivery, "bad_outcome", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             return
         work = outcome.work
@@ -70,7 +71,14 @@ class Settler:
             await send_work(self._bus, retry)
         except TooLargeError as error:
             world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
-            await write_reply(self._bus, unsendable(retry, world, str(error)))
+            await write_reply(self._bus, unanswered(ErrorType.PAYLOAD_TOO_LARGE, retry, world, str(error)))
 
     async def _given_up(self, delivery: Delivery) -> None:
+        """Whatever it is that cannot be settled, its client is told."""
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without being settled")
+        try:
+            work = Outcome.decode(delivery.data).work
+        except ValidationError:
+            return
+        world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
+        await write_reply(self._bus, unanswered(ErrorType.POISON, work, world, "its outcome could not be settled"))

@@ -10,12 +10,13 @@ import heapq
 import structlog
 from pydantic import ValidationError
 
-from router.core.settle import expired
+from router.core.settle import unanswered
 from router.errors import BusError
 from router.ports import Bus, Letter
 from router.replies import write_reply
 from router.world_book import WorldBook
 from schemas import headers as h
+from schemas.failure import ErrorType
 from schemas.work import WorkItem
 from subjects.streams import WORK
 
@@ -55,9 +56,9 @@ class Sweeper:
             if deadline.isdigit():
                 heapq.heappush(self._due, (int(deadline), letter.seq))
         while self._due and self._due[0][0] + GRACE_MS < now_ms:
-            _, seq = heapq.heappop(self._due)
-            if letter_now := await self._bus.get(WORK, seq):
+            if letter_now := await self._bus.get(WORK, self._due[0][1]):
                 await self._expire(letter_now)
+            heapq.heappop(self._due)  # only now: a broker that is away must not make it forgotten
 
     async def _expire(self, letter: Letter) -> None:
         try:
@@ -66,5 +67,6 @@ class Sweeper:
             return  # the executor buries it
         world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
         log.info("work.expired", client=work.client, rid=work.rid, node=work.target.node, model=work.target.model)
-        await write_reply(self._bus, expired(work, world))
+        why = f"no answer within its deadline; it waited for {work.target.model} on {work.target.node}"
+        await write_reply(self._bus, unanswered(ErrorType.DEADLINE_EXCEEDED, work, world, why))
         await self._bus.delete(WORK, letter.seq)

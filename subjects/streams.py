@@ -68,24 +68,28 @@ class ConsumerSpec:
     max_ack_pending: int = 4096
 
 
+REPLY_RETENTION_S: Final = DAY
+"""How long a reply can be fetched and its request id stays taken: as long, its work is not published twice."""
+
 STREAMS: Final[tuple[StreamSpec, ...]] = (
+    # Message ids are unique per stream, and clients choose theirs: a long window would swallow the request of another
+    # client. Doubles are known by their write-once decision instead.
     StreamSpec(
-        REQUESTS, ("llm.req.*", "llm.req.*.*"), "requests", 2 * GIB, 30 * DAY, duplicate_window_s=10 * MINUTE,
+        REQUESTS, ("llm.req.*", "llm.req.*.*"), "requests", 2 * GIB, 30 * DAY, duplicate_window_s=0.1,
         deny_change=True,
     ),
     # The server refuses schedules beside `discard new`. Without limits `old` discards nothing: the store's own limit
     # refuses what is too much, and the router bounds what waits for each node.
     StreamSpec(
         WORK, ("llm.work.>",), "what nodes must do", -1, retention="workqueue", discard="old",
-        duplicate_window_s=60 * MINUTE, schedules=True,
+        duplicate_window_s=REPLY_RETENTION_S, schedules=True,
     ),
     StreamSpec(
         OUTCOMES, ("llm.out.>",), "what became of attempts", 512 * MIB, retention="workqueue",
         duplicate_window_s=60 * MINUTE,
     ),
     StreamSpec(
-        REPLIES, ("llm.res.*.*",), "terminal replies", 2 * GIB, 3 * DAY, duplicate_window_s=60 * MINUTE,
-        write_once=True, deny_change=True,
+        REPLIES, ("llm.res.*.*",), "terminal replies", 2 * GIB, REPLY_RETENTION_S, write_once=True, deny_change=True,
     ),
     StreamSpec(CHUNKS, ("llm.chunk.*.*.*",), "pieces of streamed answers", 128 * MIB, 10 * MINUTE, "memory",
         discard="old"),

@@ -8,6 +8,7 @@ import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from router.errors import UnavailableError
 
@@ -17,6 +18,16 @@ RECONNECT_WAIT_S = 0.1
 PING_INTERVAL_S = 5
 PENDING_BYTES = 64 << 20
 DRAIN_TIMEOUT_S = 5
+
+
+class _Client(Client):
+    """nats-py's, but a subject that is not UTF-8, which the server takes, does not end the reading of everything."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        readable = subject.decode(errors="replace").encode()
+        return super()._build_message(sid, readable, reply, data, headers)  # type: ignore[no-any-return]
 
 
 @asynccontextmanager
@@ -39,7 +50,7 @@ async def connect(
         if on_reconnect is not None:
             await on_reconnect()
 
-    client = Client()
+    client = _Client()
     try:
         async with asyncio.timeout(wait_s):
             await client.connect(

@@ -38,6 +38,7 @@ class JetStreamBus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._clock = BusClock()
+        self._clock_unread = asyncio.Event()
         self._wire = Wire(client)
         self._publisher = Publisher(client, self._wire)
         self._pulls: set[Pull] = set()
@@ -128,7 +129,10 @@ class JetStreamBus:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publisher.watch())
             while True:
-                await asyncio.sleep(CLOCK_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOCK_S):
+                        await self._clock_unread.wait()
+                self._clock_unread.clear()
                 try:
                     await self.read_clock()
                 except UnavailableError as error:
@@ -139,6 +143,7 @@ class JetStreamBus:
         await self.read_clock()
 
     async def reconnected(self) -> None:
+        self._clock_unread.set()
         self._publisher.resend()
         for pull in tuple(self._pulls):
             await pull.renew()

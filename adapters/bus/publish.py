@@ -21,7 +21,8 @@ from schemas import headers as h
 ACK_TIMEOUT_S = 2.0
 RETRY_S = 0.1
 GIVE_UP_S = 30.0
-CONFLICTS = frozenset({10071, 10164, 10077})
+CONFLICTS = frozenset({10071, 10164})
+STORE_FAILED = 10077
 TOO_LARGE = 10054
 CONFIRMED = {"stream": "", "seq": 0}
 
@@ -85,7 +86,7 @@ class Publisher:
             now = time.monotonic()
             for key, pending in list(self._pending.items()):
                 if pending.done.done():
-                    del self._pending[key]
+                    self._pending.pop(key, None)
                 elif now >= pending.send_again:
                     self._overdue(key, pending, now)
 
@@ -136,7 +137,7 @@ class Publisher:
 
 def _error(subject: str, error: dict[str, object]) -> BusError:
     code, words = error.get("err_code"), str(error.get("description"))
-    if code in CONFLICTS:
+    if code in CONFLICTS or (code == STORE_FAILED and "per subject" in words):
         return ConflictError(subject, words)
     if code == TOO_LARGE:
         return TooLargeError(subject, words)

@@ -3,6 +3,7 @@
 Whatever arrives, it gets a client and a request id that are tokens, so that it can be answered.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from subjects import Request, is_token
 ANONYMOUS = "anonymous"
 BOM = b"\xef\xbb\xbf"
 SHOWN_ERRORS = 3
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+"""W3C trace context; anything else is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
         request=None if refusal else request,
         refusal=refusal,
         unreadable=unreadable,
-        traceparent=headers.get(h.TRACEPARENT),
+        traceparent=trace if _TRACEPARENT.match(trace := headers.get(h.TRACEPARENT, "")) else None,
     )
 
 

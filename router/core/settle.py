@@ -100,17 +100,9 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
     return Settlement(record, booking, why, retry=retry)
 
 
-def expired(work: WorkItem, world: World) -> Reply:
-    """The reply of a request whose time ran out while its work waited or its node was silent."""
-    message = f"no answer within its deadline; it waited for {work.target.model} on {work.target.node}"
-    error = _error(ErrorType.DEADLINE_EXCEEDED, work, message, "unknown")
-    return _refused(work, error, work.priors, world)
-
-
-def unsendable(work: WorkItem, world: World, why: str) -> Reply:
-    """The reply of a request whose next attempt, with the record of those before, is more than the bus takes."""
-    error = _error(ErrorType.PAYLOAD_TOO_LARGE, work, why, "unknown")
-    return _refused(work, error, work.priors, world)
+def unanswered(kind: ErrorType, work: WorkItem, world: World, why: str) -> Reply:
+    """The reply of a request that ends without an outcome: its time ran out, or it cannot be brought any further."""
+    return _refused(work, _error(kind, work, why, "unknown"), work.priors, world)
 
 
 def _next(

@@ -7,7 +7,8 @@ import pytest
 
 from adapters.client import Client, RequestFailedError
 from ops.policy_store import PolicyStore
-from schemas import LlmRequest, Reply
+from router.ports import Delivery
+from schemas import Heartbeat, LlmRequest, ModelState, Reply
 from schemas import headers as h
 from schemas.decision import Decided
 from subjects import Reply as ReplySubject
@@ -218,25 +219,30 @@ async def test_a_slow_model_is_stopped_at_the_deadline() -> None:
 
 
 async def test_work_that_always_comes_back_is_poison() -> None:
-    async with inside() as whole:
-        spec = work_consumer("bench", "spare", "normal")
-        request = LlmRequest(prompt="x", model="spare", metadata={"loopback": {"delay_ms": 3_000}})
-        ask = asyncio.create_task(whole.client.ask(request, capability="code", request_id="r1"))
-        async with asyncio.timeout(10):
-            while await whole.bus.last(EVENTS, "llm.evt.tester.r1.attempt_started") is None:
-                await asyncio.sleep(0.01)
-        # Each acknowledgement -NAK stands for an executor that died with the work in its hands.
-        for delivered in range(1, 6):
-            info = json.loads((await whole.bus.client.request(
-                f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.name}", b"", timeout=5)).data)  # fmt: skip
-            reply = f"$JS.ACK.{spec.stream}.{spec.name}.{delivered}.{info['delivered']['stream_seq']}.{delivered}.0.0"
-            await whole.bus.client.publish(reply, b"-NAK")
-            await whole.bus.fence()
+    async with inside(nodes=False) as whole:
+        model = ModelState(provider="loopback")
+        beat = Heartbeat(node="bench", instance="i", version="0", models={"echo": model, "spare": model})
+        await whole.bus.tell("$KV.llm_nodes.bench", beat.encode())
+        await heard(whole, "bench")
+        ask = asyncio.create_task(whole.client.ask("brings it down", capability="code", request_id="r1"))
+
+        # Five executors that died with the work in their hands.
+        died = asyncio.Semaphore(0)
+
+        async def die(delivery: Delivery) -> None:
+            await delivery.nak(0)
+            died.release()
+
+        async with whole.bus.consume(work_consumer("bench", "echo", "normal"), die, batch=lambda: 1):
+            for _ in range(5):
+                await died.acquire()
+        await whole.start_node()
         with pytest.raises(RequestFailedError) as failed:
             async with asyncio.timeout(20):
                 await ask
         assert failed.value.error.type == "poison"
         assert "llm.dead.poison" in await dead_letters(whole)
+        assert await whole.bus.last(EVENTS, "llm.evt.tester.r1.attempt_started") is None
 
 
 async def heard(whole: Inside, node: str) -> None:

@@ -250,7 +250,10 @@ def test_a_refusal_is_addressed_to_the_names_that_stand_in_the_body(wrong: dict[
 
 
 def test_the_trace_goes_with_the_request() -> None:
-    assert asked(b"x", traceparent="00-1-2-01").traceparent == "00-1-2-01"
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert asked(b"x", traceparent=trace).traceparent == trace
+    for wrong in ("00-1-2-01", trace.upper(), "0" * 65_000):
+        assert asked(b"x", traceparent=wrong).traceparent is None
     assert h.TRACEPARENT == "traceparent"
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.settle import MAX_CALLS, Settlement, expired, settle
+from router.core.settle import MAX_CALLS, Settlement, settle, unanswered
 from schemas.failure import RETRYABLE, ErrorType, Failure, FailureKind
 from schemas.outcome import Answer, AttemptTimings, Outcome
 from schemas.policy import Policy
@@ -311,7 +311,8 @@ def test_an_outcome_without_answer_and_failure_is_an_internal_error() -> None:
 
 
 def test_work_that_nobody_did_in_time_is_answered() -> None:
-    reply = expired(work(), world(POLICY, as_of_ms=NOW + 61_500, received_ms=NOW))
+    late = world(POLICY, as_of_ms=NOW + 61_500, received_ms=NOW)
+    reply = unanswered(ErrorType.DEADLINE_EXCEEDED, work(), late, "it waited for big on a")
     assert reply.error is not None
     assert (reply.error.type, reply.error.spent) == (ErrorType.DEADLINE_EXCEEDED, "unknown")
     assert "big on a" in reply.error.message

@@ -191,7 +191,7 @@ def _url_passwords(text: str) -> Iterator[_Hit]:
 
 def _assigned(text: str) -> Iterator[re.Match[str]]:
     """The assignments: only what follows a name is looked at, as names are far rarer than what could follow."""
-    names = _NAMES if ":" in text or "=" in text or "is" in text else ()
+    names: tuple[str, ...] = _NAMES if ":" in text or "=" in text or "is" in text else ()
     if not text.isascii() and any(last in text for last in _LAST_KO):
         names += _NAMES_KO
     if not names:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from router.errors import BusError
-from router.ports import Bus, Delivery
+from router.errors import BusError, TooLargeError
+from router.ports import Bus, Delivery, Stored
 from schemas import headers as h
 from schemas.ids import message_id
 from subjects import Dead
@@ -63,6 +63,26 @@ async def _until_the_bus_takes_it(handle: Handle, delivery: Delivery) -> None:
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         await delivery.working()
+
+
+async def insist(publish: Callable[[], Awaitable[Stored]], first: Awaitable[Stored] | None = None) -> None:
+    """Publish until the bus has it: what is already paid for is kept in hand, not done again. Raises TooLargeError.
+
+    `first` is the acknowledgement of a first try, sent before.
+    """
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            await (first if first is not None else publish())
+        except TooLargeError:
+            raise
+        except BusError as error:
+            log.warning("publish.held", subject=error.subject, error=str(error))
+        else:
+            return
+        first = None
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 async def bury(bus: Bus, delivery: Delivery, reason: str, why: str) -> None:

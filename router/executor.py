@@ -14,7 +14,7 @@ import structlog
 from pydantic import ValidationError
 
 from router.attempt import Served, call
-from router.consume import AGAIN_MS, FIRST_PAUSE_S, LONGEST_PAUSE_S, bury
+from router.consume import AGAIN_MS, bury, insist
 from router.errors import BusError, TooLargeError, one_error, stop
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
@@ -150,7 +150,7 @@ class Executor:
         if delivery.delivered > 1 and (ended := await self._ended_before(work)) is not None:
             if ended:
                 # The executor that ran it may have died before its start was recorded; if not, this is a double.
-                await self._record(work, ended, seat.served.provider_name, work.sent_ms)
+                await insist(partial(self._record, work, ended, seat.served.provider_name, work.sent_ms))
             return
         if delivery.delivered > self._max_deliveries:
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
@@ -172,10 +172,12 @@ class Executor:
             await self._report(self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not))
             return
         attempt = attempt_id(work.attempt, delivery.delivered)
-        recorded = self._record(work, attempt, served.provider_name, now_ms)
+        record = partial(self._record, work, attempt, served.provider_name, now_ms)
+        recorded: Awaitable[Stored] | None = record()
         if delivery.delivered > 1:
             # The decision's record names the first execution; a later one must stand before it can spend.
-            await recorded
+            await insist(record, recorded)
+            recorded = None
         tried = await call(self._bus, served, work, attempt, (work.deadline_at_ms - now_ms) / 1000)
         seat.ended(tried.failure is None)
         await self._report(
@@ -190,8 +192,9 @@ class Executor:
                 timings=tried.timings(queue_ms=max(0, now_ms - work.sent_ms)),
             )
         )
-        # The work stays ours until its start is on the record too.
-        await recorded
+        if recorded is not None:
+            # The work stays ours until its start is on the record too.
+            await insist(record, recorded)
 
     def _record(self, work: WorkItem, attempt: str, provider: str, now_ms: int) -> Awaitable[Stored]:
         started = AttemptStarted(
@@ -225,29 +228,19 @@ class Executor:
         work = outcome.work
         # What was asked is needed for another attempt only.
         slim = work.model_copy(update={"chat": NOTHING_ASKED}) if outcome.answer is not None else work
-        body = outcome.model_copy(update={"work": slim}).encode()
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                # The id is without the delivery count: of two executions of an attempt the first outcome counts.
-                await self._bus.publish(
-                    str(OutcomeSubject(self.node, work.rid)),
-                    body,
-                    msg_id=message_id("outcome", work.client, work.rid, work.attempt),
-                )
-            except TooLargeError as error:
-                if outcome.answer is None:
-                    raise
-                log.warning("answer.too_large", rid=work.rid, node=self.node, model=work.target.model)
-                failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
-                outcome = outcome.model_copy(update={"answer": None, "failure": failure})
-                body = outcome.encode()
-            except BusError as error:
-                log.warning("outcome.held", rid=work.rid, node=self.node, error=str(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            else:
-                return
+        slimmer = outcome.model_copy(update={"work": slim})
+        try:
+            await insist(lambda: self._publish(slimmer))
+        except TooLargeError as error:
+            log.warning("answer.too_large", rid=work.rid, node=self.node, model=work.target.model)
+            failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
+            await insist(lambda: self._publish(outcome.model_copy(update={"answer": None, "failure": failure})))
+
+    def _publish(self, outcome: Outcome) -> Awaitable[Stored]:
+        work = outcome.work
+        # The id is without the delivery count: of two executions of an attempt the first outcome counts.
+        msg_id = message_id("outcome", work.client, work.rid, work.attempt)
+        return self._bus.publish(str(OutcomeSubject(self.node, work.rid)), outcome.encode(), msg_id=msg_id)
 
     def _unanswered(self, seat: _Seat, work: WorkItem, delivery: Delivery, kind: FailureKind, why: str) -> Outcome:
         """The outcome of a delivery that called nobody; of poison the ones before may have."""

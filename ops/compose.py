@@ -49,7 +49,7 @@ def quicken() -> None:
     """Collect garbage seldom: what start-up made stays, and a request makes no cycles."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    gc.set_threshold(10_000, 20, 20)
 
 
 @asynccontextmanager

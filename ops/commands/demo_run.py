@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,40 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adapters.client import Client, RequestFailedError
 from ops.commands import demo_screen
 from ops.commands.children import Child
+from ops.commands.demo_screen import Asked
 from ops.commands.history import Wanted, decisions, life
 from ops.commands.screen import print_json
 from ops.commands.stack import Stack, stack
 from ops.commands.up_screen import Screen, show_nodes
 from ops.commands.verify import Verified, verify
 from router.errors import LlmbusError
-from schemas.decision import Decided
 from schemas.reply import Reply
 from schemas.request import LlmRequest
 
 AT_ONCE = 16
 DEADLINE_MS = 50_000
 NOT_SENT = frozenset({"capability", "lang", "source", "license", "expect"})
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt of the file, and what became of it."""
-
-    row: Mapping[str, Any]
-    reply: Reply
-    decided: Decided | None = None
-
-    @property
-    def surprising(self) -> str | None:
-        """Where it went otherwise than the file expects."""
-        actions = {finding.action for finding in self.decided.decision.findings} if self.decided else set()
-        expected = self.row.get("expect")
-        blocked = self.reply.error is not None and self.reply.error.type == "guardrail_blocked"
-        if blocked != (expected == "blocked"):
-            return "was blocked" if blocked else "was not blocked"
-        if expected == "redacted" and "redact" not in actions:
-            return "was not redacted"
-        return None
 
 
 async def run_demo(store: Path, router: Child, *, as_json: bool) -> None:

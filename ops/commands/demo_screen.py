@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
@@ -14,13 +15,32 @@ from ops.commands import verify
 from ops.commands.history import Life
 from ops.commands.screen import ms, one_line, table, usd
 from ops.commands.timeline import timeline
+from schemas.decision import Decided
 from schemas.reply import Reply
-
-if TYPE_CHECKING:
-    from ops.commands.demo_run import Asked
 
 ANSWER_CHARS = 120
 WIDE_ENOUGH = 125
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt of the file, and what became of it."""
+
+    row: Mapping[str, Any]
+    reply: Reply
+    decided: Decided | None = None
+
+    @property
+    def surprising(self) -> str | None:
+        """Where it went otherwise than the file expects."""
+        actions = {finding.action for finding in self.decided.decision.findings} if self.decided else set()
+        expected = self.row.get("expect")
+        blocked = self.reply.error is not None and self.reply.error.type == "guardrail_blocked"
+        if blocked != (expected == "blocked"):
+            return "was blocked" if blocked else "was not blocked"
+        if expected == "redacted" and "redact" not in actions:
+            return "was not redacted"
+        return None
 
 
 def notice(stood_in: Mapping[str, str], models: int) -> Text:
@@ -35,7 +55,7 @@ def notice(stood_in: Mapping[str, str], models: int) -> Text:
     )
 
 
-def show(console: Console, found: "Sequence[Asked]", shown: Life, verified: verify.Verified, took_s: float) -> None:
+def show(console: Console, found: Sequence[Asked], shown: Life, verified: verify.Verified, took_s: float) -> None:
     console.print(answers(found, narrow=console.width < WIDE_ENOUGH))
     console.print()
     console.print(summary(found, took_s))
@@ -48,7 +68,7 @@ def show(console: Console, found: "Sequence[Asked]", shown: Life, verified: veri
     console.print()
 
 
-def answers(found: "Sequence[Asked]", *, narrow: bool) -> Table:
+def answers(found: Sequence[Asked], *, narrow: bool) -> Table:
     """One line each; where the screen is narrow, two."""
     cut = {"no_wrap": True, "overflow": "ellipsis"}
     made = table("who", ("task", {**cut, "max_width": 14 if narrow else 22}), ("went to", cut))
@@ -71,7 +91,7 @@ def answers(found: "Sequence[Asked]", *, narrow: bool) -> Table:
     return made
 
 
-def summary(found: "Sequence[Asked]", took_s: float) -> Text:
+def summary(found: Sequence[Asked], took_s: float) -> Text:
     ok = [each.reply for each in found if each.reply.error is None]
     refused = Counter(each.reply.error.type.value for each in found if each.reply.error)
     redacted = sum(each.row.get("expect") == "redacted" and not each.surprising for each in found)
@@ -98,7 +118,7 @@ def percentiles(replies: Sequence[Reply]) -> tuple[float, float]:
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)]
 
 
-def facts(found: "Sequence[Asked]", verified: verify.Verified, took_s: float) -> dict[str, object]:
+def facts(found: Sequence[Asked], verified: verify.Verified, took_s: float) -> dict[str, object]:
     ok = [each.reply for each in found if each.reply.error is None]
     low, high = percentiles(ok)
     return {
@@ -124,7 +144,7 @@ def _where(reply: Reply) -> Text:
     return Text.assemble(reply.model or "", ("@", "dim"), reply.node or "")
 
 
-def _why(each: "Asked") -> Text:
+def _why(each: Asked) -> Text:
     if each.decided is None:
         return Text("")
     decision = each.decided.decision

@@ -58,6 +58,8 @@ async def _until_the_bus_takes_it(handle: Handle, delivery: Delivery) -> None:
     while True:
         try:
             return await handle(delivery)
+        except TooLargeError:
+            raise  # no waiting makes it smaller
         except BusError as error:
             log.warning("delivery.held", subject=delivery.subject, seq=delivery.seq, error=str(error))
         await asyncio.sleep(pause_s)

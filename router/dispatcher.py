@@ -31,7 +31,7 @@ from schemas.world import World
 from subjects import Event, Request, Work, parse
 from subjects import Reply as ReplySubject
 from subjects.grammar import EventKind
-from subjects.streams import DISPATCHER, EVENTS, REPLIES, REPLY_RETENTION_S, REQUESTS, ROUTER, WAITERS, WORK
+from subjects.streams import DISPATCHER, EVENTS, ID_TAKEN_S, REPLIES, REQUESTS, ROUTER, WAITERS, WORK
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +121,8 @@ class Dispatcher:
         try:
             forwarded = send_work(self._bus, work)
         except TooLargeError as error:
-            await recorded
+            with suppress(ConflictError):  # of an earlier try
+                await recorded
             await self._too_large(asked, world, work.decision, error)
             return
         try:
@@ -173,19 +174,25 @@ class Dispatcher:
         if letter is None:
             raise UnavailableError(EVENTS, "the event stream takes no message")
         before = Decided.decode(letter.data)
-        if doubled is not None and not doubled.duplicate and before.request_seq != asked.seq:
-            await self._bus.delete(WORK, doubled.seq)
         reply_subject = str(ReplySubject(asked.client, asked.rid))
         stored = await self._bus.last(REPLIES, reply_subject)
+        long_ago = world.as_of_ms - letter.timestamp_ms > ID_TAKEN_S * 1000
+        sent = doubled is not None and not doubled.duplicate
         if before.request_seq == asked.seq:
-            if stored is None and await self._bus.last(EVENTS, _event(asked, "replied")) is None:
+            # Long ago it was answered, and the answer is gone: a consumer that was made anew brings it all again.
+            if stored is None and not long_ago:
                 again = decide(asked, before.world, self._book.in_force.policy)
                 await self._apply(asked, before.world, Ruling(before.decision, again.chat))
-        elif world.as_of_ms - letter.timestamp_ms > REPLY_RETENTION_S * 1000 and stored is None:
+            return
+        if stored is None and long_ago:
             # After the retention an id is new.
             await self._record(asked, world, ruling.decision, after=letter.seq)
-            await self._apply(asked, world, ruling)
-        elif before.request_hash != asked.request_hash:
+            if not sent:
+                await self._apply(asked, world, ruling)
+            return
+        if sent and doubled is not None:
+            await self._bus.delete(WORK, doubled.seq)
+        if before.request_hash != asked.request_hash:
             await self._conflict(asked, world, reply_subject)
         elif stored is not None:
             await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))

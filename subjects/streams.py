@@ -69,7 +69,10 @@ class ConsumerSpec:
 
 
 REPLY_RETENTION_S: Final = DAY
-"""How long a reply can be fetched and its request id stays taken: as long, its work is not published twice."""
+"""How long a reply can be fetched at least, and its work is not published twice."""
+
+ID_TAKEN_S: Final = REPLY_RETENTION_S + 30 * MINUTE
+"""How long a request id stays taken: until the broker has forgotten its work for sure, and its reply may be gone."""
 
 STREAMS: Final[tuple[StreamSpec, ...]] = (
     # Message ids are unique per stream, and clients choose theirs: a long window would swallow the request of another
@@ -89,7 +92,8 @@ STREAMS: Final[tuple[StreamSpec, ...]] = (
         duplicate_window_s=60 * MINUTE,
     ),
     StreamSpec(
-        REPLIES, ("llm.res.*.*",), "terminal replies", 2 * GIB, REPLY_RETENTION_S, write_once=True, deny_change=True,
+        REPLIES, ("llm.res.*.*",), "terminal replies", 2 * GIB, ID_TAKEN_S + 30 * MINUTE, write_once=True,
+        deny_change=True,
     ),
     StreamSpec(CHUNKS, ("llm.chunk.*.*.*",), "pieces of streamed answers", 128 * MIB, 10 * MINUTE, "memory",
         discard="old"),

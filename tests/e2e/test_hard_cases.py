@@ -11,26 +11,27 @@ from adapters.client import Client, RequestFailedError
 from schemas import LlmRequest, Reply
 from schemas import headers as h
 from schemas.event import Replied
-from subjects.streams import DEAD, EVENTS, OUTCOMES, REPLIES, REQUESTS, work_consumer
-from tests.support.inside import Inside, inside
+from subjects.streams import DEAD, EVENTS, OUTCOMES, REPLIES, REQUESTS, WORK, work_consumer
+from tests.support.inside import POLICY, Inside, inside
+
+
+async def change(whole: Inside, stream: str, **config: object) -> None:
+    nc = whole.bus.client
+    have = json.loads((await nc.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)["config"]
+    answer = await nc.request(f"$JS.API.STREAM.UPDATE.{stream}", json.dumps({**have, **config}).encode())
+    assert "error" not in json.loads(answer.data), answer.data
 
 
 @asynccontextmanager
 async def full(whole: Inside, stream: str) -> AsyncIterator[None]:
     """The stream takes nothing more until the context ends."""
 
-    async def change(**config: object) -> None:
-        nc = whole.bus.client
-        have = json.loads((await nc.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)["config"]
-        answer = await nc.request(f"$JS.API.STREAM.UPDATE.{stream}", json.dumps({**have, **config}).encode())
-        assert "error" not in json.loads(answer.data)
-
     info = json.loads((await whole.bus.client.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)
-    await change(max_bytes=max(1, info["state"]["bytes"]))
+    await change(whole, stream, max_bytes=max(1, info["state"]["bytes"]))
     try:
         yield
     finally:
-        await change(max_bytes=info["config"]["max_bytes"])
+        await change(whole, stream, max_bytes=info["config"]["max_bytes"])
 
 
 async def chain_of(whole: Inside, rid: str) -> list[str]:
@@ -147,3 +148,51 @@ async def test_more_clients_than_the_door_keeps_open_are_answered_quickly() -> N
         async with asyncio.timeout(4):
             answers = await asyncio.gather(*asks)
         assert {(answer.headers or {})[h.STATUS] for answer in answers} == {"ok"}
+
+
+async def test_work_that_would_not_fit_the_bus_is_refused_once() -> None:
+    roomy = POLICY.replace("context_tokens: 100000", "context_tokens: 9000000")
+    async with inside(policy=roomy) as whole:
+        # A control character takes six bytes in JSON: under the limit as text, over the broker's as work.
+        body = ("\x01" * 1_500_000).encode()
+        await whole.bus.publish("llm.req.code", body, headers={h.CLIENT: "tester", h.REQUEST_ID: "r1"})
+        reply = await whole.client.result("r1", timeout_s=10)
+        assert reply is not None
+        assert reply.error is not None
+        assert reply.error.type == "payload_too_large"
+        assert (await whole.client.ask("fine", capability="code")).status == "ok"
+
+
+async def test_a_record_of_a_reply_that_never_was_does_not_stand_for_it() -> None:
+    """A router that died between the two: the request comes again and is answered."""
+    async with inside(routers=0) as whole:
+        ticket = await whole.client.submit("{broken", capability="code", request_id="r1")
+        replied = Replied(
+            client="tester", rid="r1", request_hash=ticket.request_hash, status="error", error=None, total_ms=1.0
+        )
+        await whole.bus.publish("llm.evt.tester.r1.replied", replied.encode(), first=True)
+        await whole.start_router()
+        reply = await whole.client.result("r1", timeout_s=10)
+        assert reply is not None
+        assert reply.error is not None
+        assert reply.error.type == "bad_request"
+        async with asyncio.timeout(10):
+            while not await agreed(whole, "r1"):
+                await asyncio.sleep(0.05)
+
+
+async def test_after_the_retention_an_id_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.dispatcher.ID_TAKEN_S", 1)
+    async with inside() as whole:
+        for stream in (WORK, OUTCOMES, EVENTS):
+            await change(whole, stream, duplicate_window=200_000_000)
+        await change(whole, REPLIES, max_age=500_000_000, duplicate_window=200_000_000)
+        for prompt in ("the first", "the first", "another one"):
+            reply = await whole.client.ask(prompt, capability="code", request_id="r1")
+            assert reply.message is not None
+            assert prompt in reply.message.content
+            async with asyncio.timeout(10):
+                while await whole.bus.last(REPLIES, "llm.res.tester.r1"):
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.6)  # the rest of the second for which the id is taken
+        assert (await chain_of(whole, "r1")).count("decided") == 3

@@ -184,8 +184,8 @@ class Dispatcher:
                 again = decide(asked, before.world, self._book.in_force.policy)
                 await self._apply(asked, before.world, Ruling(before.decision, again.chat))
             return
-        if stored is None and long_ago:
-            # After the retention an id is new.
+        if long_ago and (stored is None or stored.timestamp_ms >= world.received_ms):
+            # After the retention an id is new; a reply younger than the request is what its own work has brought.
             await self._record(asked, world, ruling.decision, after=letter.seq)
             if not sent:
                 await self._apply(asked, world, ruling)

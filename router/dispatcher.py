@@ -35,7 +35,8 @@ from subjects.streams import DISPATCHER, EVENTS, ID_TAKEN_S, REPLIES, REQUESTS, 
 
 log = structlog.get_logger(__name__)
 
-MAX_IN_FLIGHT = 512
+MAX_IN_FLIGHT = 128
+"""Enough to keep the broker busy; what is held costs memory."""
 OUTCOME_BYTES = 65_536
 """An outcome carries its work back, with what became of it."""
 

@@ -20,7 +20,7 @@ from schemas.work import WorkItem
 from subjects import Event
 from subjects.streams import SETTLER
 
-MAX_IN_FLIGHT = 512
+MAX_IN_FLIGHT = 128
 
 
 class Settler:

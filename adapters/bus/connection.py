@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from router.errors import UnavailableError
+from router.ports import NO_HEADERS, Headers
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +21,44 @@ PENDING_BYTES = 64 << 20
 DRAIN_TIMEOUT_S = 5
 
 
-class _Client(Client):
-    """nats-py's, but a subject that is not UTF-8, which the server takes, does not end the reading of everything."""
+Direct = Callable[[str, str, bytes, Headers], None]
+"""Called with subject, reply subject, data and headers."""
+
+
+class BusClient(Client):
+    """nats-py's client with two differences in how it reads.
+
+    A subject that is not UTF-8, which the server takes, does not end the reading of everything. And what comes on a
+    direct subscription is handed over at once, without a queue and a task of its own in between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._direct: dict[int, Direct] = {}
+
+    async def subscribe_direct(self, subject: str, handler: Direct) -> Callable[[], Awaitable[None]]:
+        """`handler` must not block; what it raises is logged. Gives the function that ends the subscription."""
+        sub = await self.subscribe(subject, cb=_unused)
+        sid: int = sub._id  # noqa: SLF001 - what `_process_msg` is told
+        self._direct[sid] = handler
+
+        async def end() -> None:
+            del self._direct[sid]
+            if not self.is_closed:
+                await sub.unsubscribe()
+
+        return end
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._direct.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        parsed = await self._process_headers(headers) if headers else None
+        try:
+            handler(subject.decode(errors="replace"), reply.decode(), data, parsed or NO_HEADERS)
+        except Exception:
+            log.exception("bus.handler_failed", subject=subject.decode(errors="replace"))
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -30,10 +67,14 @@ class _Client(Client):
         return super()._build_message(sid, readable, reply, data, headers)  # type: ignore[no-any-return]
 
 
+async def _unused(_msg: Msg) -> None:
+    """A direct subscription's messages never get as far as a callback."""
+
+
 @asynccontextmanager
 async def connect(
     url: str, *, name: str, wait_s: float = 5.0, on_reconnect: Callable[[], Awaitable[None]] | None = None
-) -> AsyncIterator[Client]:
+) -> AsyncIterator[BusClient]:
     """A connection that reconnects for ever. Raises UnavailableError when there is no server in `wait_s`."""
 
     async def on_error(error: Exception) -> None:
@@ -50,7 +91,7 @@ async def connect(
         if on_reconnect is not None:
             await on_reconnect()
 
-    client = _Client()
+    client = BusClient()
     try:
         async with asyncio.timeout(wait_s):
             await client.connect(

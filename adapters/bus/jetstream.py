@@ -9,11 +9,10 @@ from datetime import datetime
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from adapters.bus.clock import BusClock
-from adapters.bus.connection import connect
+from adapters.bus.connection import BusClient, connect
 from adapters.bus.provision import ensure_consumer, provision
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
@@ -35,7 +34,7 @@ READ_BATCH = 256
 class JetStreamBus:
     """One connection's view of the bus; made by `open_bus`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: BusClient) -> None:
         self.client = client
         self._clock = BusClock()
         self._clock_unread = asyncio.Event()
@@ -146,7 +145,7 @@ class JetStreamBus:
         self._clock_unread.set()
         self._publisher.resend()
         for pull in tuple(self._pulls):
-            await pull.renew()
+            pull.renew()
 
     async def read_clock(self) -> None:
         asked_at_s = time.monotonic()

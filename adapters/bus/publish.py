@@ -9,10 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from pydantic_core import from_json
 
+from adapters.bus.connection import BusClient
 from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import BusError, ConflictError, TooLargeError, UnavailableError, UnknownError
 from router.ports import Headers, Stored
@@ -42,7 +41,7 @@ class _Pending:
 class Publisher:
     """Publishes into streams over one connection. `open` before use; run `watch` as long as it lives."""
 
-    def __init__(self, client: Client, wire: Wire) -> None:
+    def __init__(self, client: BusClient, wire: Wire) -> None:
         self._client = client
         self._wire = wire
         self._prefix = client.new_inbox()
@@ -50,7 +49,7 @@ class Publisher:
         self._count = 0
 
     async def open(self) -> None:
-        await self._client.subscribe(f"{self._prefix}.*", cb=self._acknowledged)
+        await self._client.subscribe_direct(f"{self._prefix}.*", self._acknowledged)
 
     def send(
         self, subject: str, data: bytes, *, headers: Headers, msg_id: str | None, first: bool
@@ -114,12 +113,12 @@ class Publisher:
         else:
             pending.send_again = 0.0
 
-    async def _acknowledged(self, msg: Msg) -> None:
-        key = msg.subject.rpartition(".")[2]
+    def _acknowledged(self, subject: str, _reply: str, data: bytes, headers: Headers) -> None:
+        key = subject.rpartition(".")[2]
         pending = self._pending.get(key)
         if pending is None:
             return
-        if not msg.data and msg.headers:
+        if not data and headers:
             # "No responders": JetStream is not there (yet), as after a restart of the broker.
             pending.last_error = "no stream takes it"
             pending.send_again = time.monotonic() + RETRY_S
@@ -127,7 +126,7 @@ class Publisher:
         del self._pending[key]
         if pending.done.done():
             return
-        ack: dict[str, Any] = from_json(msg.data) if msg.data else CONFIRMED
+        ack: dict[str, Any] = from_json(data) if data else CONFIRMED
         error = ack.get("error")
         if error is None:
             pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))

@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
+from adapters.bus.connection import BusClient
 from adapters.bus.publish import Publisher
 from adapters.bus.wire import Wire, frame
 from router.errors import one_error, stop
-from router.ports import NO_HEADERS, Handler, Headers
+from router.ports import Handler, Headers
 from subjects.streams import ConsumerSpec
 
 log = structlog.get_logger(__name__)
@@ -32,16 +31,25 @@ class JetStreamDelivery:
         "subject", "timestamp_ms",
     )  # fmt: skip
 
-    def __init__(self, client: Client, wire: Wire, publisher: Publisher, msg: Msg) -> None:
+    def __init__(
+        self,
+        client: BusClient,
+        wire: Wire,
+        publisher: Publisher,
+        subject: str,
+        reply: str,
+        data: bytes,
+        headers: Headers,
+    ) -> None:
         self._client = client
         self._wire = wire
         self._publisher = publisher
-        self._reply = msg.reply
-        self.subject = msg.subject
-        self.data = msg.data
-        self.headers: Headers = msg.headers or NO_HEADERS
+        self._reply = reply
+        self.subject = subject
+        self.data = data
+        self.headers = headers
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
-        tokens = msg.reply.split(".")
+        tokens = reply.split(".")
         at = 2 if len(tokens) == 9 else 4
         self.stream = tokens[at]
         self.delivered = int(tokens[at + 2])
@@ -70,7 +78,7 @@ class Pull:
     """Keeps one consumer's messages coming; `tasks` owns what handles them."""
 
     def __init__(
-        self, client: Client, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
+        self, client: BusClient, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
         batch: Callable[[], int], recreate: Callable[[ConsumerSpec], Awaitable[None]], tasks: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
         self._client = client
@@ -92,49 +100,49 @@ class Pull:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
+        cls, client: BusClient, wire: Wire, publisher: Publisher, spec: ConsumerSpec, handler: Handler,
         batch: Callable[[], int], recreate: Callable[[ConsumerSpec], Awaitable[None]],
     ) -> AsyncIterator[Self]:  # fmt: skip
         """Leaving stops taking, then waits for the handlers under way; leaving by an exception cancels them."""
         with one_error():
             async with asyncio.TaskGroup() as tasks:
                 pull = cls(client, wire, publisher, spec, handler, batch, recreate, tasks)
-                sub = await client.subscribe(pull._inbox, cb=pull._received)
+                end = await client.subscribe_direct(pull._inbox, pull._received)
                 watcher = tasks.create_task(pull._watch())
-                await pull.refill()
+                pull.refill()
                 try:
                     yield pull
                 finally:
                     await stop(watcher)
-                    if not client.is_closed:
-                        # This also ends the open pull on the server: nothing is delivered into the void.
-                        await sub.unsubscribe()
+                    # This also ends the open pull on the server: nothing is delivered into the void.
+                    await end()
 
-    async def renew(self) -> None:
+    def renew(self) -> None:
         """The connection is new, so the open pull is gone."""
         self._outstanding = 0
-        await self.refill()
+        self.refill()
 
-    async def refill(self) -> None:
+    def refill(self) -> None:
         """Ask for more once half of what may be taken is not asked for."""
         room = self._batch() - self._handed
         want = room - self._outstanding
         if want <= 0 or self._outstanding > room // 2:
             return
-        self._outstanding += want
         self._heard = time.monotonic()
         ask = {"batch": want, "expires": EXPIRES_S * 10**9, "idle_heartbeat": HEARTBEAT_S * 10**9}
-        await self._client.publish(self._subject, json.dumps(ask).encode(), reply=self._inbox)
+        if self._wire.write(frame(self._subject, self._inbox, b"", json.dumps(ask).encode())):
+            self._outstanding += want
 
-    async def _received(self, msg: Msg) -> None:
+    def _received(self, subject: str, reply: str, data: bytes, headers: Headers) -> None:
         self._heard = time.monotonic()
-        if not msg.reply.startswith("$JS.ACK."):
-            await self._status(msg)
+        if not reply.startswith("$JS.ACK."):
+            self._status(headers)
             return
         self._outstanding = max(0, self._outstanding - 1)
         self._handed += 1
-        self._tasks.create_task(self._handle(JetStreamDelivery(self._client, self._wire, self._publisher, msg)))
-        await self.refill()
+        delivery = JetStreamDelivery(self._client, self._wire, self._publisher, subject, reply, data, headers)
+        self._tasks.create_task(self._handle(delivery))
+        self.refill()
 
     async def _handle(self, delivery: JetStreamDelivery) -> None:
         self._handed -= 1
@@ -143,10 +151,9 @@ class Pull:
         except Exception:
             # Unacknowledged: it comes back, and its delivery count tells when it is poison.
             log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)
-        await self.refill()
+        self.refill()
 
-    async def _status(self, msg: Msg) -> None:
-        headers = msg.headers or {}
+    def _status(self, headers: Headers) -> None:
         status = headers.get("Status")
         if status == "100":
             return
@@ -157,7 +164,7 @@ class Pull:
             self._outstanding = 0
             self._missing.set()
             return
-        await self.refill()
+        self.refill()
 
     async def _watch(self) -> None:
         """Notice a pull that was lost without a word, and a consumer that is gone."""
@@ -169,7 +176,7 @@ class Pull:
                 silent_s = time.monotonic() - self._heard
                 if self._outstanding and silent_s > MISSED_HEARTBEATS * HEARTBEAT_S and self._client.is_connected:
                     self._outstanding = 0
-                await self.refill()
+                self.refill()
                 continue
             self._missing.clear()
             await asyncio.sleep(0.1)  # a broker that has just started says 503 for a moment
@@ -179,4 +186,4 @@ class Pull:
                 log.warning("consumer.missing", consumer=self._spec.name, error=str(error))
                 self._missing.set()
                 continue
-            await self.renew()
+            self.renew()

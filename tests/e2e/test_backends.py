@@ -73,6 +73,9 @@ async def backends(ollama: FakeOllama) -> AsyncIterator[tuple[Inside, ScriptedUp
         async with inside(nodes=False, policy=policy) as whole:
             for name in ("mini", "cloud"):
                 await whole.stack.enter_async_context(node(whole.url, name, environ={"CANARY_KEY": CANARY}))
+            async with asyncio.timeout(5):
+                while whole.book is None or len(whole.book.nodes) < 2:
+                    await asyncio.sleep(0.01)
             yield whole, upstream
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -37,6 +38,8 @@ class Role:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     kills: int = 0
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    """Of a nemesis in a thread and a supervisor in the loop, one at a time."""
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -44,11 +47,9 @@ class Role:
 
     def kill(self) -> None:
         """SIGKILL: no chance to say goodbye."""
-        # Out of the supervisor's sight first: it must not start a second one.
-        process, self.process = self.process, None
-        if process is not None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
             self.kills += 1
 
     def stop(self) -> None:
@@ -70,16 +71,19 @@ class LiveBus:
     roles: dict[str, Role] = field(default_factory=dict)
 
     def restart(self, name: str) -> None:
-        self.roles[name].kill()
-        self.roles[name].start()
+        role = self.roles[name]
+        with role.changing:
+            role.kill()
+            role.start()
 
     async def supervise(self) -> None:
         """Start again what ended by itself, as systemd, compose and `llmbus up` do; for ever."""
         while True:
             await asyncio.sleep(0.2)
             for role in self.roles.values():
-                if role.process is not None and role.process.poll() is not None:
-                    role.start()
+                with role.changing:
+                    if role.process is not None and role.process.poll() is not None:
+                        role.start()
 
 
 @contextmanager

@@ -178,7 +178,8 @@ class Executor:
             # The decision's record names the first execution; a later one must stand before it can spend.
             await insist(record, recorded)
             recorded = None
-        tried = await call(self._bus, served, work, attempt, (work.deadline_at_ms - now_ms) / 1000)
+        left_ms = work.deadline_at_ms - self._bus.now_ms()  # read again: recording may have waited for the bus
+        tried = await call(self._bus, served, work, attempt, left_ms / 1000)
         seat.ended(tried.failure is None)
         await self._report(
             Outcome(

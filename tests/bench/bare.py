@@ -11,7 +11,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import nats
 import uvloop
@@ -107,8 +107,6 @@ async def run(role: str, url: str) -> None:
     await stop.wait()
     await nc.close()
 
-
-Starter = Callable[[str, str], Awaitable[None]]
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):

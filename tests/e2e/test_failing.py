@@ -7,7 +7,7 @@ import pytest
 
 from adapters.client import Client, RequestFailedError
 from ops.policy_store import PolicyStore
-from router.ports import Delivery
+from router.ports import Delivery, Letter
 from schemas import Heartbeat, LlmRequest, ModelState, Reply
 from schemas import headers as h
 from schemas.decision import Decided
@@ -48,6 +48,14 @@ async def reply_to(whole: Inside, rid: str) -> Reply:
     reply = await whole.client.result(rid, timeout_s=10)
     assert reply is not None, f"no reply to {rid}"
     return reply
+
+
+async def stored(whole: Inside, stream: str, subject: str) -> Letter:
+    """What lies in a stream; live listeners hear a reply a moment before it is there."""
+    async with asyncio.timeout(5):
+        while (letter := await whole.bus.last(stream, subject)) is None:
+            await asyncio.sleep(0.01)
+    return letter
 
 
 async def dead_letters(whole: Inside) -> list[str]:
@@ -147,11 +155,10 @@ async def test_the_same_id_with_another_body_is_a_conflict() -> None:
         reply = await first
         assert reply.message is not None
         assert "first" in reply.message.content, "the first request is not disturbed"
-        letter = await whole.bus.last(REPLIES, "llm.res.tester.r1")
-        assert letter is not None
+        letter = await stored(whole, REPLIES, "llm.res.tester.r1")
         assert Reply.decode(letter.data) == reply
-        stored = [Reply.decode(letter.data) async for letter in whole.bus.read(REPLIES)]
-        assert sorted(r.error.type if r.error else "ok" for r in stored) == ["idempotency_conflict", "ok"]
+        replies = [Reply.decode(letter.data) async for letter in whole.bus.read(REPLIES)]
+        assert sorted(r.error.type if r.error else "ok" for r in replies) == ["idempotency_conflict", "ok"]
 
 
 async def test_the_same_id_of_another_client_is_another_request() -> None:
@@ -280,10 +287,9 @@ async def test_every_refusal_is_on_the_record() -> None:
     async with inside() as whole:
         await publish(whole, b"{broken", "r1")
         reply = await reply_to(whole, "r1")
-        letter = await whole.bus.last(EVENTS, "llm.evt.tester.r1.decided")
-        assert letter is not None
+        letter = await stored(whole, EVENTS, "llm.evt.tester.r1.decided")
         decided = Decided.decode(letter.data)
         assert decided.decision.choice.action == "refuse"
         assert decided.decision.line() == reply.decision == "refused:bad_request"
-        assert await whole.bus.last(EVENTS, "llm.evt.tester.r1.replied") is not None
+        await stored(whole, EVENTS, "llm.evt.tester.r1.replied")
         assert str(ReplySubject("tester", "r1")) == "llm.res.tester.r1"

@@ -194,5 +194,5 @@ async def test_after_the_retention_an_id_is_new(monkeypatch: pytest.MonkeyPatch)
             async with asyncio.timeout(10):
                 while await whole.bus.last(REPLIES, "llm.res.tester.r1"):
                     await asyncio.sleep(0.05)
-            await asyncio.sleep(0.6)  # the rest of the second for which the id is taken
+            await asyncio.sleep(1.2)  # the second for which the id is taken
         assert (await chain_of(whole, "r1")).count("decided") == 3

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from adapters.client import Client, RequestFailedError
+from router.ports import Letter
 from schemas import Chunk, LlmRequest, Preferences, Reply
 from schemas import headers as h
 from schemas.decision import Decided
@@ -18,14 +19,26 @@ from tests.support.inside import POLICY, Inside, inside
 KOREAN = "여관 주인이 되어 지친 모험가 일행을 맞이해 주세요."
 
 
-async def events(whole: Inside, rid: str) -> dict[str, bytes]:
-    """The audit chain of a request of the test's client: the last event of each kind."""
-    found: dict[str, bytes] = {}
-    async for letter in whole.bus.read(EVENTS, f"llm.evt.{whole.client.name}.{rid}.*"):
-        address = parse(letter.subject)
-        assert isinstance(address, Event)
-        found[address.kind] = letter.data
-    return found
+async def events(whole: Inside, rid: str, *awaited: str) -> dict[str, bytes]:
+    """The last event of each kind, once `replied` and what else is awaited is stored: a live reply overtakes them."""
+    async with asyncio.timeout(5):
+        while True:
+            found: dict[str, bytes] = {}
+            async for letter in whole.bus.read(EVENTS, f"llm.evt.{whole.client.name}.{rid}.*"):
+                address = parse(letter.subject)
+                assert isinstance(address, Event)
+                found[address.kind] = letter.data
+            if found.keys() >= {"replied", *awaited}:
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def stored(whole: Inside, rid: str) -> Letter:
+    """The reply in its stream; live listeners hear it a moment sooner."""
+    async with asyncio.timeout(5):
+        while (letter := await whole.bus.last(REPLIES, f"llm.res.{whole.client.name}.{rid}")) is None:
+            await asyncio.sleep(0.01)
+    return letter
 
 
 async def until_empty(whole: Inside, stream: str) -> None:
@@ -46,7 +59,7 @@ async def test_a_request_is_answered_priced_and_on_the_record() -> None:
         assert reply.cost_usd == (reply.usage.tokens_in + 2 * reply.usage.tokens_out) * Decimal("0.000001")
         assert (reply.model, reply.node, reply.provider) == ("echo", "bench", "loopback")
         assert reply.timings.total_ms >= 0
-        chain = await events(whole, "r1")
+        chain = await events(whole, "r1", "attempt_started")
         decided, replied = Decided.decode(chain["decided"]), Replied.decode(chain["replied"])
         started = AttemptStarted.decode(chain["attempt_started"])
         assert decided.decision.line() == reply.decision
@@ -61,8 +74,7 @@ async def test_a_request_is_answered_priced_and_on_the_record() -> None:
 async def test_headers_say_what_the_body_says() -> None:
     async with inside() as whole:
         await whole.client.ask("hello", capability="code", request_id="r1")
-        letter = await whole.bus.last(REPLIES, "llm.res.tester.r1")
-        assert letter is not None
+        letter = await stored(whole, "r1")
         reply = Reply.decode(letter.data)
         own = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
         assert own == reply.headers()
@@ -76,8 +88,7 @@ async def test_an_unknown_price_is_null_never_zero() -> None:
     async with inside(policy=unpriced) as whole:
         reply = await whole.client.ask("what does it cost?", capability="code", request_id="r1")
         assert reply.cost_usd is None
-        letter = await whole.bus.last(REPLIES, "llm.res.tester.r1")
-        assert letter is not None
+        letter = await stored(whole, "r1")
         assert h.COST_USD not in letter.headers
 
 

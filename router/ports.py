@@ -158,6 +158,18 @@ class Call:
     """What a loopback names as the model it is not."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """A piece of a tool call; `id` and `name` come with its first piece."""
+
+    index: int
+    """Which call of the answer, from 0."""
+    arguments: str
+    """The next characters of its arguments, JSON once all are there."""
+    id: str | None = None
+    name: str | None = None
+
+
 @dataclass(slots=True)
 class Progress:
     """What a provider reports while it works; the executor reads the clock and sends the chunks."""
@@ -165,6 +177,7 @@ class Progress:
     on_text: Callable[[str], None] = field(default=lambda _text: None)
     """Called with each piece of the answer, in order; the first call is the first token."""
     on_reasoning: Callable[[str], None] = field(default=lambda _text: None)
+    on_tool_call: Callable[[ToolCallPiece], None] = field(default=lambda _piece: None)
 
 
 class Provider(Protocol):

@@ -15,6 +15,8 @@ class Answer(Wire):
     text: str = ""
     reasoning: str | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    thinking_blocks: tuple[dict[str, Any], ...] = ()
+    """The provider's own record of its thinking, signed where it signs; to be sent back as it is."""
     finish_reason: FinishReason = "stop"
     usage: Usage | None = None
     load_ms: float | None = None

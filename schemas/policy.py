@@ -68,7 +68,7 @@ class Model(Strict):
     tools: bool = True
     lighter: Name | None = None
     """The quicker model that takes its place for critical requests."""
-    first_token_ms: int = Field(default=30_000, gt=0)
+    first_token_ms: int = Field(default=10_000, gt=0)
     """Silence longer than this is a failure; local models need room to load."""
     idle_ms: int = Field(default=20_000, gt=0)
     """The longest pause within an answer."""

@@ -19,6 +19,7 @@ class ReplyMessage(Wire):
     content: str
     reasoning: str | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    thinking_blocks: tuple[dict[str, Any], ...] = ()
 
 
 class Timings(Wire):

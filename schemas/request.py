@@ -9,6 +9,7 @@ from schemas.base import Message, Wire
 from subjects.grammar import Urgency
 
 Strategy = Literal["agent_preference", "quality", "cost", "speed"]
+ReasoningEffort = Literal["none", "low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 DEFAULT_DEADLINE_MS = 120_000
@@ -33,6 +34,8 @@ class ChatMessage(Wire):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    thinking_blocks: list[dict[str, Any]] | None = None
+    """A provider's own record of its thinking, as its reply brought it; some want it back with the tool results."""
 
     def text(self) -> str:
         """The words of this turn, parts joined by newlines."""
@@ -52,6 +55,8 @@ class Preferences(Wire):
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: list[str] | str | None = None
     seed: int | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    """How long a model may think, where it can; absent: as it likes."""
 
 
 class Constraints(Wire):
@@ -117,6 +122,7 @@ class Chat(Wire):
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    reasoning_effort: ReasoningEffort | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -135,6 +141,7 @@ class Chat(Wire):
             top_p=wish.top_p,
             stop=stop,
             seed=wish.seed,
+            reasoning_effort=wish.reasoning_effort,
             tools=request.tools,
             tool_choice=request.tool_choice,
             response_format=request.response_format,

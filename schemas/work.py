@@ -26,12 +26,18 @@ class Target(Wire):
 
 
 class Usage(Wire):
-    """Tokens of one attempt, as the provider counted them."""
+    """Tokens of one attempt."""
 
     tokens_in: int = 0
     tokens_out: int = 0
     cached_tokens_in: int = 0
+    """Of `tokens_in`: read from the provider's cache."""
+    cache_write_tokens_in: int = 0
+    """Of `tokens_in`: written to the provider's cache."""
     reasoning_tokens_out: int = 0
+    """Of `tokens_out`: thinking."""
+    estimated: bool = False
+    """True when the provider did not say, and the router counted."""
 
 
 class AttemptRecord(Wire):

@@ -1,19 +1,20 @@
-"""What providers over HTTP share: one pooled client each, streaming with a limit to everything."""
+"""What providers over HTTP share: one pooled client each, with a limit to everything it waits for."""
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import httpx
 from pydantic import SecretStr
 from pydantic_core import from_json, to_json
 
-from adapters.providers.failures import interrupted, kind_of, malformed, retry_after_ms, sentence
+from adapters.providers.failures import kind_of, malformed, retry_after_ms, sentence
+from adapters.providers.keys import Keys
 from adapters.providers.pool import Transport
+from adapters.providers.reading import LINE_BYTES, Reading, read
 from router.errors import AttemptError
-from router.ports import Call, Progress
+from router.ports import Call
 from schemas.failure import Failure, FailureKind
 from schemas.outcome import Answer
 
@@ -21,10 +22,6 @@ CONNECT_S: Final = 5.0
 PROBE_S: Final = 5.0
 REFUSAL_S: Final = 2.0
 """How long the body of a refusal may take; the status alone classifies it well enough."""
-DRAIN_S: Final = 0.25
-"""What a whole answer waits for the end of its body, so that the connection can be used again."""
-LINE_BYTES: Final = 8 << 20
-ANSWER_BYTES: Final = 4 << 20
 UPSTREAM_CHARS: Final = 4096
 MESSAGE_CHARS: Final = 400
 
@@ -35,92 +32,6 @@ NO_REMEDIES: Final[Remedies] = {}
 # Below that they write down each request, and word for word what upstreams say, a quoted key too.
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-class Reading(ABC):
-    """An answer as it comes in: bounded, and each piece told on at once. A dialect teaches it its lines."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._size = 0
-        self.pieces = 0
-        """What the answer has grown by; the patience for the next piece starts anew with each."""
-        self.complete = False
-        """The dialect's end mark was read: whatever follows, the answer is whole."""
-
-    @abstractmethod
-    def line(self, line: bytes) -> None:
-        """Take one line, without its line end. Raises AttemptError."""
-
-    @abstractmethod
-    def answer(self) -> Answer:
-        """The whole answer, once the body has ended. Raises AttemptError when it is not whole."""
-
-    def on_text(self, piece: str | None) -> None:
-        if piece:
-            self.grow(piece)
-            self._text.append(piece)
-            self._progress.on_text(piece)
-
-    def on_reasoning(self, piece: str | None) -> None:
-        if piece:
-            self.grow(piece)
-            self._reasoning.append(piece)
-            self._progress.on_reasoning(piece)
-
-    def grow(self, piece: str) -> None:
-        """Count a piece, of whatever kind, against the size of an answer."""
-        self.pieces += 1
-        self._size += len(piece) if piece.isascii() else len(piece.encode())
-        if self._size > ANSWER_BYTES:
-            raise AttemptError.of(FailureKind.MALFORMED, f"the answer is larger than {ANSWER_BYTES >> 20} MB")
-
-    def feed(self, lines: Iterable[bytes]) -> bool:
-        """Take lines until the answer is whole, and tell whether it is."""
-        for line in lines:
-            self.line(line)
-            if self.complete:
-                break
-        return self.complete
-
-    def last_line(self, line: bytes) -> None:
-        """Take what came after the last line end. What is half a line here was cut off, not malformed."""
-        try:
-            self.line(line)
-        except AttemptError as error:
-            if error.failure.kind is not FailureKind.MALFORMED:
-                raise
-            raise interrupted("the answer ends in the middle of a line") from None
-
-
-class Lines:
-    """Cuts bytes into lines, however they arrive; a character split between two pieces stays whole."""
-
-    def __init__(self) -> None:
-        self.rest = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        searched = len(self.rest)
-        self.rest += data
-        if self.rest.find(b"\n", searched) < 0:
-            if len(self.rest) > LINE_BYTES:
-                raise AttemptError.of(FailureKind.MALFORMED, f"a line is longer than {LINE_BYTES >> 20} MB")
-            return []
-        *lines, self.rest = self.rest.split(b"\n")
-        return [bytes(line.removesuffix(b"\r")) for line in lines]
-
-
-class Bearer(httpx.Auth):
-    """Puts a key into a request at the last moment, so that it stands in nothing that is ever printed."""
-
-    def __init__(self, key: SecretStr) -> None:
-        self._key = key
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
-        yield request
 
 
 class Upstream:
@@ -165,7 +76,7 @@ class Upstream:
             ):
                 answered = response.status_code == httpx.codes.OK
                 if answered:
-                    await _read(response, reading, patience, call.idle_ms / 1000)
+                    await read(response, reading, patience, call.idle_ms / 1000)
                 else:
                     failure = await self._refusal(response, remedies)
         except TimeoutError:
@@ -182,6 +93,38 @@ class Upstream:
         # Raised out here, the error carries no context: an httpx error holds the request, and with it the key.
         failure = self._fit_to_tell(failure)
         raise AttemptError(failure)
+
+    async def chat(self, path: str, body: Mapping[str, Any], call: Call, reading: Reading, keys: Keys) -> Answer:
+        """`stream` with the account's keys, whichever of them serves. Raises AttemptError."""
+        if keys.missing:
+            raise AttemptError.of(FailureKind.AUTH, self._no_key(keys))
+        check = f"check {keys.names}" if keys.names else "check its key"
+        remedies = dict.fromkeys((401, 402, 403), check)
+        # A key that is refused ends a call before its first line, so the reading is still fresh for the next.
+        return await keys.using(lambda auth: self.stream(path, body, call, reading, auth=auth, remedies=remedies))
+
+    async def offers(
+        self, models: Collection[str], path: str, items: str, name: str, keys: Keys
+    ) -> dict[str, str | None]:
+        """A probe: which of `models` the server lists at `path`. Raises AttemptError when it cannot be reached."""
+        if keys.missing:
+            return dict.fromkeys(models, self._no_key(keys))
+        try:
+            listed = await keys.using(lambda auth: self.listed(path, items, name, auth=auth))
+        except AttemptError as error:
+            if error.failure.kind is FailureKind.AUTH:
+                return dict.fromkeys(models, f"{error.failure.message}; check {keys.names or 'its key'}")
+            if error.failure.status != 404:
+                raise
+            return dict.fromkeys(models)  # it keeps no list: a call will tell
+        offered = {each.removeprefix("models/") for each in listed}  # which Gemini writes before every name
+        return {
+            model: None if model in offered else f"{self.name} does not offer {model}: correct `backend`"
+            for model in models
+        }
+
+    def _no_key(self, keys: Keys) -> str:
+        return f"no key for {self.name}: set {keys.names}"
 
     async def listed(self, path: str, items: str, name: str, *, auth: httpx.Auth | None = None) -> set[str]:
         """The `name` of each of the `items` in a page, for probes. Raises AttemptError."""
@@ -264,22 +207,3 @@ class Upstream:
 def _fits_a_header(key: SecretStr) -> bool:
     text = key.get_secret_value()
     return text.isascii() and text.isprintable() and text.strip() == text != ""
-
-
-async def _read(response: httpx.Response, reading: Reading, patience: asyncio.Timeout, idle_s: float) -> None:
-    """Feed the body to `reading`, with patience for the first piece, then for each next one, then for the end."""
-    clock = asyncio.get_running_loop().time
-    lines = Lines()
-    pieces = 0
-    whole = False
-    async for data in response.aiter_bytes():
-        if whole:
-            continue
-        whole = reading.feed(lines.feed(data))
-        if whole:
-            patience.reschedule(clock() + DRAIN_S)
-        elif reading.pieces > pieces:
-            pieces = reading.pieces
-            patience.reschedule(clock() + idle_s)
-    if lines.rest and not whole:
-        reading.last_line(bytes(lines.rest))

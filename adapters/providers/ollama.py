@@ -8,7 +8,8 @@ from pydantic_core import from_json, to_json
 
 from adapters.providers import Backend, Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import Reading, Upstream
+from adapters.providers.http import Upstream
+from adapters.providers.reading import Reading
 from router.errors import AttemptError
 from router.ports import Call, Progress
 from schemas.base import Wire
@@ -180,7 +181,7 @@ class _OllamaReading(Reading):
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(progress)
-        self._tool_calls: list[dict[str, Any]] = []
+        self._calls = 0
         self._last = _Line()
 
     def line(self, line: bytes) -> None:
@@ -196,31 +197,22 @@ class _OllamaReading(Reading):
             self.on_reasoning(said.message.thinking)
             self.on_text(said.message.content)
             for call in said.message.tool_calls or ():
-                self._on_tool_call(call)
+                arguments = to_json(call.function.arguments or {}).decode()
+                self._calls += 1  # a call comes whole, in one line
+                self.on_tool_call(self._calls - 1, arguments, call_id=call.id, name=call.function.name)
         if said.done:
             self._last = said
             self.complete = True
-
-    def _on_tool_call(self, call: _ToolCall) -> None:
-        arguments = to_json(call.function.arguments or {}).decode()
-        self.grow(arguments)
-        self._tool_calls.append(
-            {
-                "id": call.id or f"call_{len(self._tool_calls)}",
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": arguments},
-            }
-        )
 
     def answer(self) -> Answer:
         if not self.complete:
             raise interrupted("Ollama's answer ended without its `done`")
         last = self._last
         return Answer(
-            text="".join(self._text),
-            reasoning="".join(self._reasoning) or None,
-            tool_calls=tuple(self._tool_calls),
-            finish_reason="length" if last.done_reason == "length" else "tool_calls" if self._tool_calls else "stop",
+            text=self.text,
+            reasoning=self.reasoning,
+            tool_calls=self.tool_calls(),
+            finish_reason="length" if last.done_reason == "length" else "tool_calls" if self._calls else "stop",
             usage=usage_of(last.prompt_eval_count, last.eval_count),
             load_ms=last.load_duration / 1e6 if type(last.load_duration) is int else None,
         )

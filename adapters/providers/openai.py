@@ -3,15 +3,15 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Self
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from adapters.providers import Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import LINE_BYTES, Bearer, Reading, Upstream
-from router.errors import AttemptError
+from adapters.providers.http import Upstream
+from adapters.providers.keys import Keys
+from adapters.providers.sse import DONE, EventReading
 from router.ports import Call, Progress
 from schemas.base import Wire
-from schemas.failure import FailureKind
 from schemas.outcome import Answer, FinishReason
 from schemas.request import Chat
 from schemas.work import Usage
@@ -64,66 +64,26 @@ class _Event(Wire):
 
 
 class OpenAI:
-    """One account at one OpenAI-compatible server; of several keys, the next one follows a refused one."""
+    """One account at one OpenAI-compatible server."""
 
     def __init__(
         self, url: str | None, models: Collection[str] = (), *, keys: Sequence[SecretStr] = (),
         key_names: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._models = models
-        self._keys = [Bearer(key) for key in keys]
-        self._key_names = " or ".join(key_names)
-        self._at = 0
-        """The key in use. Refused ones have their turn again after all others."""
+        self._keys = Keys(keys, key_names)
         self._upstream = Upstream(url, keys)
 
     @classmethod
     def of(cls, setup: Setup) -> Self:
         return cls(setup.url, tuple(setup.models), keys=setup.keys, key_names=setup.key_names)
 
-    @property
-    def _without_key(self) -> str | None:
-        """Why nothing can be asked of it, if so."""
-        if self._keys or not self._key_names:
-            return None
-        return f"no key for {self._upstream.name}: set {self._key_names}"
-
     async def chat(self, call: Call, progress: Progress) -> Answer:
-        if self._without_key:
-            raise AttemptError.of(FailureKind.AUTH, self._without_key)
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
-        at = self._at
-        check = f"check {self._key_names}" if self._key_names else "check its key"
-        try:
-            return await self._upstream.stream(
-                "/chat/completions", body, call, _OpenAIReading(progress), auth=self._key(),
-                remedies={401: check, 402: check, 403: check},
-            )  # fmt: skip
-        except AttemptError as error:
-            # Other calls may have found the same key refused: only the first of them moves on.
-            if error.failure.kind is FailureKind.AUTH and self._keys and at == self._at:
-                self._at = (at + 1) % len(self._keys)
-            raise
-
-    def _key(self) -> Bearer | None:
-        return self._keys[self._at] if self._keys else None
+        return await self._upstream.chat("/chat/completions", body, call, _OpenAIReading(progress), self._keys)
 
     async def probe(self) -> dict[str, str | None]:
-        if self._without_key:
-            return dict.fromkeys(self._models, self._without_key)
-        try:
-            listed = await self._upstream.listed("/models", "data", "id", auth=self._key())
-        except AttemptError as error:
-            if error.failure.kind is FailureKind.AUTH:
-                return dict.fromkeys(self._models, f"{error.failure.message}; check {self._key_names or 'its key'}")
-            if error.failure.status != 404:
-                raise
-            listed = set(self._models)  # it keeps no list: a call will tell
-        offered = {name.removeprefix("models/") for name in listed}  # which Gemini writes before every name
-        return {
-            name: None if name in offered else f"{self._upstream.name} does not offer {name}: correct `backend`"
-            for name in self._models
-        }
+        return await self._upstream.offers(self._models, "/models", "data", "id", self._keys)
 
     async def aclose(self) -> None:
         await self._upstream.aclose()
@@ -152,63 +112,20 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-class _OpenAIReading(Reading):
-    """Events until `[DONE]`, or one JSON object from a server that does not stream."""
+class _OpenAIReading(EventReading[_Event]):
+    """Events until `[DONE]`."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(progress)
-        self._pending = b""
-        """Data of an event that is not whole yet."""
-        self._unstreamed: list[bytes] | None = None
-        self._unstreamed_size = 0
-        self._started = False
+        super().__init__(progress, _Event)
         self._finish: str | None = None
         self._usage: Any = None
-        self._tool_calls: dict[int, dict[str, Any]] = {}
 
-    def line(self, line: bytes) -> None:
-        if not self._started and line.strip():
-            self._started = True
-            line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.lstrip().startswith(b"<"):
-                raise malformed("a web page came in place of an answer: is the url right?", line)
-            self._unstreamed = [] if line.lstrip().startswith(b"{") else None
-        if self._unstreamed is not None:
-            self._collect(line)
-        elif line.startswith(b"data:"):
-            self._data(line[5:].strip())
-        elif not line and self._pending:
-            raise malformed("an event is not the JSON of a chat completion", self._pending)
+    def done(self) -> None:
+        if self._finish is None and not self.pieces:
+            raise malformed("the answer is empty", DONE)
+        self.complete = True
 
-    def _collect(self, line: bytes) -> None:
-        self._unstreamed_size += len(line)
-        if self._unstreamed is None or self._unstreamed_size > LINE_BYTES:
-            raise malformed(f"the answer is larger than {LINE_BYTES >> 20} MB", line)
-        self._unstreamed.append(line)
-
-    def _data(self, data: bytes) -> None:
-        if data == b"[DONE]" and not self._pending:
-            if self._finish is None and not self.pieces:
-                raise malformed("the answer is empty", data)
-            self.complete = True
-            return
-        self._pending += data
-        if len(self._pending) > LINE_BYTES:
-            raise malformed(f"an event is larger than {LINE_BYTES >> 20} MB", data)
-        # An event may take several lines, and some servers leave out the blank line between two: it is whole as soon
-        # as it is JSON.
-        if not data.endswith(b"}"):
-            return
-        try:
-            event = _Event.decode(self._pending)
-        except ValidationError as error:
-            if any(problem["type"] != "json_invalid" for problem in error.errors(include_input=False)):
-                raise malformed("an event is not a chat completion", self._pending) from None
-            return
-        self._pending = b""
-        self._take(event)
-
-    def _take(self, event: _Event) -> None:
+    def take(self, event: _Event) -> None:
         if event.error is not None:
             raise said_in_stream(event.error, began=self.pieces > 0)
         if event.usage is not None:
@@ -220,44 +137,28 @@ class _OpenAIReading(Reading):
                 self.on_reasoning(piece.reasoning_content or piece.reasoning)
                 self.on_text(piece.content or piece.refusal)
                 for at, call in enumerate(piece.tool_calls or ()):
-                    self._on_tool_call(at if call.index is None else call.index, call)
+                    index = at if call.index is None else call.index
+                    self.on_tool_call(index, call.function.arguments, call_id=call.id, name=call.function.name)
             self._finish = choice.finish_reason or self._finish
 
-    def _on_tool_call(self, index: int, piece: _ToolCall) -> None:
-        arguments = piece.function.arguments or ""
-        self.grow(arguments)
-        call = self._tool_calls.setdefault(
-            index, {"id": piece.id or f"call_{index}", "type": "function", "function": {"name": "", "arguments": []}}
-        )
-        call["function"]["name"] = call["function"]["name"] or piece.function.name or ""
-        call["function"]["arguments"].append(arguments)
-
     def answer(self) -> Answer:
-        if self._unstreamed is not None:
-            self._take_unstreamed(b"\n".join(self._unstreamed))
+        if (body := self.whole_body()) is not None:
+            if not body.choices and body.error is None:
+                raise malformed("the answer is not a chat completion", body.encode())
+            self.take(body)
         if self._finish in BROKEN_OFF:
             raise interrupted(f"the upstream gave its answer up: {self._finish}")
-        if self._pending or not (self.complete or self._finish):
+        if self.pending or not (self.complete or self._finish):
             raise interrupted("the answer ended without [DONE] and without a finish_reason")
-        for call in self._tool_calls.values():
-            call["function"]["arguments"] = "".join(call["function"]["arguments"])
+        calls = self.tool_calls()
         reason = FINISH_REASONS.get(self._finish or "", "stop")
         return Answer(
-            text="".join(self._text),
-            reasoning="".join(self._reasoning) or None,
-            tool_calls=tuple(call for _, call in sorted(self._tool_calls.items())),
-            finish_reason="tool_calls" if self._tool_calls and reason == "stop" else reason,
+            text=self.text,
+            reasoning=self.reasoning,
+            tool_calls=calls,
+            finish_reason="tool_calls" if calls and reason == "stop" else reason,
             usage=_usage(self._usage),
         )
-
-    def _take_unstreamed(self, body: bytes) -> None:
-        try:
-            event = _Event.decode(body)
-        except ValidationError:
-            event = _Event()
-        if not event.choices and event.error is None:
-            raise malformed("the answer is not a chat completion", body)
-        self._take(event)
 
 
 def _usage(said: Any) -> Usage | None:

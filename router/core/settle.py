@@ -165,7 +165,12 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
         client=work.client,
         request_hash=work.request_hash,
         status="ok",
-        message=ReplyMessage(content=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_calls),
+        message=ReplyMessage(
+            content=answer.text,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            thinking_blocks=answer.thinking_blocks,
+        ),
         finish_reason=answer.finish_reason,
         usage=answer.usage,
         model=work.target.model,

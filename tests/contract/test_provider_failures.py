@@ -26,7 +26,7 @@ from tests.support.openai_speech import (
     refusing,
     streaming,
 )
-from tests.support.scripted_upstream import Exchange, ScriptedUpstream
+from tests.support.scripted_upstream import JSON, Exchange, ScriptedUpstream
 
 
 @pytest.mark.parametrize(
@@ -103,19 +103,37 @@ async def test_what_goes_wrong_within_a_200(body: bytes, kind: FailureKind) -> N
     assert len(failure.upstream or "") <= 4096
 
 
-async def test_a_refused_key_gives_way_to_the_next() -> None:
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_a_key_that_is_refused_or_over_its_rate_gives_way_to_the_next_within_the_attempt(status: int) -> None:
     async def script(exchange: Exchange) -> None:
         if exchange.headers["authorization"] == f"Bearer {OTHER}":
             await exchange.stream(RECORDED)
         else:
-            await exchange.reply(401, b"{}")
+            await exchange.reply(status, b"{}", {**JSON, "Retry-After": "7"})
 
     async with ScriptedUpstream(script) as upstream:
         provider = OpenAI(upstream.url, keys=[SecretStr(CANARY), SecretStr(OTHER)], key_names=["A_KEY", "B_KEY"])
-        # Two at once find the first key refused: together they move on by one.
-        both = await asyncio.gather(*(provider.chat(call(), Progress()) for _ in "12"), return_exceptions=True)
-        assert all(isinstance(each, AttemptError) and "A_KEY or B_KEY" in each.failure.message for each in both)
-        assert (await provider.chat(call(), Progress())).text == TEXT
+        for _ in range(5):
+            assert (await provider.chat(call(), Progress())).text == TEXT
+        await provider.aclose()
+    # It is asked once, then set aside.
+    assert [e.headers["authorization"] for e in upstream.exchanges].count(f"Bearer {CANARY}") == 1
+
+
+async def test_sound_keys_take_turns_and_when_all_are_refused_the_error_names_where_they_come_from() -> None:
+    async with ScriptedUpstream(streaming(RECORDED)) as upstream:
+        provider = OpenAI(upstream.url, keys=[SecretStr(CANARY), SecretStr(OTHER)], key_names=["A_KEY", "B_KEY"])
+        for _ in range(4):
+            await provider.chat(call(), Progress())
+        assert [e.headers["authorization"][7:] for e in upstream.exchanges] == [CANARY, OTHER] * 2
+        upstream.script = refusing(401, b"{}")
+        with pytest.raises(AttemptError) as caught:
+            await provider.chat(call(), Progress())
+        assert caught.value.failure.kind is FailureKind.AUTH
+        assert "A_KEY or B_KEY" in caught.value.failure.message
+        assert len(upstream.exchanges) == 6
+        upstream.script = streaming(RECORDED)
+        assert (await provider.chat(call(), Progress())).text == TEXT  # none is left: the one longest at rest is tried
         await provider.aclose()
 
 

@@ -12,6 +12,7 @@ from adapters.providers.openai import OpenAI, request_body
 from router.errors import AttemptError
 from router.ports import Progress
 from schemas.failure import FailureKind
+from schemas.work import Usage
 from tests.support.openai_speech import (
     ASKED,
     CANARY,
@@ -48,9 +49,7 @@ async def test_any_form_and_cut_of_the_stream_gives_the_same_answer(piece: int, 
     assert answer.text == "".join(pieces) == TEXT
     assert answer.finish_reason == "stop"
     assert answer.usage is not None
-    assert answer.usage.model_dump() == {
-        "tokens_in": 20, "tokens_out": 10, "cached_tokens_in": 8, "reasoning_tokens_out": 4,
-    }  # fmt: skip
+    assert answer.usage == Usage(tokens_in=20, tokens_out=10, cached_tokens_in=8, reasoning_tokens_out=4)
 
 
 @pytest.mark.parametrize("piece", [1, 10_000])

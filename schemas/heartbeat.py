@@ -1,6 +1,11 @@
 """What a node says of itself, every two seconds, into KV `llm_nodes`."""
 
+from typing import Literal
+
 from schemas.base import Message, Wire
+from schemas.failure import FailureKind
+
+BreakerState = Literal["closed", "open", "half_open"]
 
 
 class ModelState(Wire):
@@ -18,6 +23,12 @@ class ModelState(Wire):
     failed: int = 0
     usable: bool = True
     why_not: str | None = None
+    breaker: BreakerState = "closed"
+    """`open`: not called until `open_until_ms`; `half_open`: one call finds out whether it is well again."""
+    open_until_ms: int | None = None
+    """Broker time."""
+    last_failure: FailureKind | None = None
+    """How the latest attempt that failed did; absent once one has succeeded since."""
 
     @property
     def health(self) -> float:

@@ -19,10 +19,14 @@ from adapters.providers import Backend, Setup, build
 from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
 from router.attempt import Served
+from router.breaker import Breaker
+from router.canceller import Canceller
 from router.dispatcher import Dispatcher
 from router.errors import AttemptError, LlmbusError, one_error, stop
 from router.executor import Executor
+from router.lane import Lane
 from router.ports import Headers, Provider
+from router.seat import Seat
 from router.settler import Settler
 from router.sweeper import Sweeper
 from router.world_book import PolicyInForce, WorldBook
@@ -66,6 +70,7 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
                 book.listening(),
                 asking(bus),
                 Settler(bus, book).running(),
+                Canceller(bus, book).running(),
                 Dispatcher(bus, book).running(),
             ):
                 running = [
@@ -134,7 +139,7 @@ async def node(
         try:
             served = await bench.serve()
             executor = Executor(
-                bus, name, {model: (bench.models[model].slots, what) for model, what in served.items()},
+                bus, name, {model: bench.seat(model, what) for model, what in served.items()},
                 instance=uuid.uuid4().hex[:12], version=version("llmbus"),
                 max_deliveries=active.policy.limits.max_deliveries, memory=memory_bytes,
             )  # fmt: skip
@@ -168,6 +173,7 @@ class Bench:
             raise NodeUnknownError(
                 f"the policy has no node {node!r}; it has: {known}. Add it, then `llmbus policy apply`"
             )
+        self._policy = policy
         self.models = {name: model for name, model in policy.models.items() if node in model.nodes}
         self._providers = {
             name: _provider(policy, node, name, allow_crash, environ)
@@ -180,6 +186,10 @@ class Bench:
         """Ask every provider what it can do."""
         found = dict(zip(self._providers, await asyncio.gather(*map(_probe, self._providers.values())), strict=True))
         return {name: self._served(name, found) for name in self.models}
+
+    def seat(self, name: str, served: Served) -> Seat:
+        limits = self._policy.limits
+        return Seat(served, Lane(self.models[name].slots), Breaker(limits.breaker_failures, limits.breaker_open_ms))
 
     async def probe_for_ever(self, executor: Executor) -> None:
         """Notice a backend that came up, or went."""

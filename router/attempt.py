@@ -5,18 +5,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 import structlog
 
+from router.core.tokens import BYTES_PER_TOKEN, estimate_tokens
 from router.errors import AttemptError, one_error
-from router.ports import Bus, Call, Progress, Provider
-from schemas.chunk import Chunk
+from router.ports import Bus, Call, Progress, Provider, ToolCallPiece
+from schemas import headers as h
+from schemas.chunk import Chunk, ToolCallChunk
 from schemas.failure import Failure, FailureKind
 from schemas.outcome import Answer, AttemptTimings
-from schemas.work import WorkItem
+from schemas.request import Chat
+from schemas.work import Usage, WorkItem, attempt_id
 from subjects import Chunk as ChunkSubject
 
 log = structlog.get_logger(__name__)
+
+FIRST = attempt_id(1, 1)
 
 
 @dataclass(slots=True)
@@ -39,6 +45,9 @@ class Tried:
     ended_s: float = 0.0
     answer: Answer | None = None
     failure: Failure | None = None
+    partial: Usage | None = None
+    """What a failed call has used as far as it got, estimated."""
+    bytes_out: int = 0
 
     def timings(self, *, queue_ms: float) -> AttemptTimings:
         first_s = self.first_token_s
@@ -50,7 +59,29 @@ class Tried:
         )
 
 
-async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: float) -> Tried:
+class Recall:
+    """The means to end a delivery early, whatever it is waiting for."""
+
+    def __init__(self) -> None:
+        self.called_off = False
+        self._limit: asyncio.Timeout | None = None
+
+    def now(self) -> None:
+        self.called_off = True
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0)
+
+    @asynccontextmanager
+    async def within(self, seconds: float | None) -> AsyncIterator[None]:
+        """Raises TimeoutError at the recall, or when the time is over."""
+        async with asyncio.timeout(0 if self.called_off else seconds) as self._limit:
+            try:
+                yield
+            finally:
+                self._limit = None
+
+
+async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: float, recall: Recall) -> Tried:
     """Call the provider, for at most `left_s`; whatever it does, there is an answer or a classified failure."""
     target = work.target
     asked = Call(
@@ -62,7 +93,7 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     )
     tried = Tried()
     try:
-        async with asyncio.timeout(left_s):
+        async with recall.within(left_s):
             if work.chat.stream:
                 async with _streaming(bus, work, attempt, tried) as progress:
                     tried.answer = await served.provider.chat(asked, progress)
@@ -71,48 +102,79 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     except AttemptError as error:
         tried.failure = error.failure
     except TimeoutError:
-        tried.failure = Failure(kind=FailureKind.DEADLINE, message="its time ran out while the model was answering")
+        tried.failure = (
+            Failure(kind=FailureKind.CANCELLED, message="its client called it off while the model was answering")
+            if recall.called_off
+            else Failure(kind=FailureKind.DEADLINE, message="its time ran out while the model was answering")
+        )
     except Exception as error:
         log.exception("attempt.failed", rid=work.rid, node=target.node, model=target.model)
         message = f"{type(error).__name__} in provider {served.provider_name}; see the node's log"
         tried.failure = Failure(kind=FailureKind.INTERNAL, message=message)
     tried.ended_s = time.monotonic()
+    if tried.answer is None:
+        tried.partial = _estimated(work.chat, tried.bytes_out)
+    elif tried.answer.usage is None:
+        tried.answer = tried.answer.model_copy(update={"usage": _estimated(work.chat, tried.bytes_out)})
     return tried
 
 
+def _estimated(chat: Chat, bytes_out: int) -> Usage:
+    """The provider did not say: counted by rule, and marked as such."""
+    tokens_in = estimate_tokens(turn.text() for turn in chat.messages)
+    return Usage(tokens_in=tokens_in, tokens_out=-(-bytes_out // BYTES_PER_TOKEN), estimated=True)
+
+
 def _noting(tried: Tried) -> Progress:
-    def first(_text: str) -> None:
+    def note(text: str) -> None:
         if tried.first_token_s is None:
             tried.first_token_s = time.monotonic()
+        tried.bytes_out += len(text.encode())
 
-    return Progress(on_text=first, on_reasoning=first)
+    return Progress(on_text=note, on_reasoning=note, on_tool_call=lambda piece: note(piece.arguments))
 
 
 @asynccontextmanager
 async def _streaming(bus: Bus, work: WorkItem, attempt: str, tried: Tried) -> AsyncIterator[Progress]:
-    """Number the pieces and send each as a chunk, in order; leaving waits until the last one is sent."""
+    """Number the pieces and send each as a chunk, in order; leaving waits until the last one is sent.
+
+    Any attempt but the first is announced by an empty piece 0: who watches knows at once that it starts over.
+    """
     noting = _noting(tried)
-    pieces: asyncio.Queue[tuple[str, str | None] | None] = asyncio.Queue()
+    pieces: asyncio.Queue[Chunk | None] = asyncio.Queue()
+    numbers = count()
+    headers = {h.ATTEMPT: attempt}
 
-    def text(piece: str) -> None:
+    def put(text: str = "", reasoning: str | None = None, tool_call: ToolCallChunk | None = None) -> None:
+        pieces.put_nowait(
+            Chunk(
+                request_id=work.rid, attempt_id=attempt, n=next(numbers), text=text, reasoning=reasoning,
+                tool_call=tool_call,
+            )
+        )  # fmt: skip
+
+    def on_text(piece: str) -> None:
         noting.on_text(piece)
-        pieces.put_nowait((piece, None))
+        put(piece)
 
-    def reasoning(piece: str) -> None:
+    def on_reasoning(piece: str) -> None:
         noting.on_reasoning(piece)
-        pieces.put_nowait(("", piece))
+        put(reasoning=piece)
+
+    def on_tool_call(piece: ToolCallPiece) -> None:
+        noting.on_tool_call(piece)
+        put(tool_call=ToolCallChunk(index=piece.index, arguments=piece.arguments, id=piece.id, name=piece.name))
 
     async def send() -> None:
-        n = 0
-        while (item := await pieces.get()) is not None:
-            chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, text=item[0], reasoning=item[1])
-            await bus.tell(str(ChunkSubject(work.client, work.rid, n)), chunk.encode())
-            n += 1
+        while (chunk := await pieces.get()) is not None:
+            await bus.tell(str(ChunkSubject(work.client, work.rid, chunk.n)), chunk.encode(), headers=headers)
 
     with one_error():
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(send())
+            if attempt != FIRST:
+                put()
             try:
-                yield Progress(on_text=text, on_reasoning=reasoning)
+                yield Progress(on_text, on_reasoning, on_tool_call)
             finally:
                 pieces.put_nowait(None)

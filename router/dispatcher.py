@@ -7,7 +7,6 @@ killed router or from its own client, meets its first decision and follows that 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import structlog
 from pydantic import ValidationError
@@ -16,14 +15,14 @@ from router.consume import bury, consuming
 from router.core.admit import Asked, admit
 from router.core.decide import Ruling, deadline_at_ms, decide
 from router.errors import ConflictError, TooLargeError, UnavailableError
-from router.ports import Bus, Delivery, Headers, Letter, Stored
+from router.ports import Bus, Delivery, Letter, Stored
 from router.replies import tell_again, write_reply
+from router.sending import delayed, schedule, send_work
 from router.world_book import WorldBook
 from schemas import headers as h
 from schemas.base import Message
 from schemas.decision import Decided, Decision, Forward, Refuse, Wait
 from schemas.failure import RETRYABLE, Error, ErrorType
-from schemas.ids import message_id
 from schemas.reply import Reply
 from schemas.request import request_hash
 from schemas.work import WorkItem
@@ -37,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 MAX_IN_FLIGHT = 128
 """Enough to keep the broker busy; what is held costs memory."""
-OUTCOME_BYTES = 65_536
-"""An outcome carries its work back, with what became of it."""
 
 
 class Waiting(Message):
@@ -76,6 +73,7 @@ class Dispatcher:
             )
             return
         asked = admit(subject, delivery.data, delivery.headers, delivery.seq, self._book.in_force.policy.limits)
+        self._book.retries.requested(self._bus.now_ms())
         if asked.unreadable:
             await bury(self._bus, delivery, "unreadable", asked.refusal.message if asked.refusal else "")
         await self._dispatch(asked, delivery.timestamp_ms, fresh=delivery.delivered == 1)
@@ -91,11 +89,12 @@ class Dispatcher:
         if letter is None or not isinstance(subject, Request):
             raise UnavailableError(REQUESTS, f"request {seq} cannot be read back")
         asked = admit(subject, letter.data, letter.headers, seq, self._book.in_force.policy.limits)
+        await self._book.cancels.look((asked.client, asked.rid))
         await self._dispatch(asked, letter.timestamp_ms, fresh=delivery.delivered == 1)
 
     async def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> None:
         """`fresh`: it was never seen before, as far as the broker can tell."""
-        world = self._book.world(received_ms=received_ms, request_seq=asked.seq)
+        world = self._book.world(received_ms=received_ms, request_seq=asked.seq, key=(asked.client, asked.rid))
         ruling = decide(asked, world, self._book.in_force.policy)
         if isinstance(ruling.decision.choice, Wait):
             await self._wait(asked, ruling.decision, ruling.decision.choice)
@@ -213,15 +212,9 @@ class Dispatcher:
 
     async def _wait(self, asked: Asked, decision: Decision, wait: Wait) -> None:
         """Ask the broker to bring it again: nobody sleeps on it, and it outlives this process."""
-        when = datetime.fromtimestamp(wait.until_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        # One schedule per subject, so the sequence stands where the id would: ids are unique per client only.
-        slot = f"seq-{asked.seq}"
-        headers: Headers = {
-            "Nats-Schedule": f"@at {when}",
-            "Nats-Schedule-Target": str(Work(ROUTER, "decide", decision.urgency, slot)),
-        }
+        headers = schedule(wait.until_ms, str(Work(ROUTER, "decide", decision.urgency, f"seq-{asked.seq}")))
         body = Waiting(request_seq=asked.seq).encode()
-        await self._bus.publish(str(Work(ROUTER, "delay", decision.urgency, slot)), body, headers=headers)
+        await self._bus.publish(delayed(decision.urgency, asked.seq), body, headers=headers)
 
     async def _poisoned(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")
@@ -252,20 +245,6 @@ class Dispatcher:
 
 def _event(asked: Asked, kind: EventKind) -> str:
     return str(Event(asked.client, asked.rid, kind))
-
-
-def send_work(bus: Bus, work: WorkItem) -> Awaitable[Stored]:
-    """Put an attempt on its node's subject, once. Raises TooLargeError at once, BusError when awaited."""
-    subject = str(Work(work.target.node, work.target.model, work.urgency, work.rid))
-    body = work.encode()
-    if len(body) > bus.max_payload_bytes - OUTCOME_BYTES:
-        raise TooLargeError(subject, f"the work has {len(body)} bytes and must leave {OUTCOME_BYTES} to its outcome")
-    return bus.send(
-        subject,
-        body,
-        headers={h.DEADLINE_AT_MS: str(work.deadline_at_ms)},
-        msg_id=message_id("work", work.client, work.rid, work.attempt),
-    )
 
 
 def _work(asked: Asked, world: World, ruling: Ruling) -> WorkItem | None:

@@ -1,35 +1,33 @@
 """A node at work: takes what its models have places for, records each attempt, calls the provider, reports an outcome.
 
-It holds no policy and no prices, and never replies to a client. The order of a delivery is: delivery count, deadline,
-already done?, place, record, call, outcome stored, acknowledgement confirmed.
+It holds no policy and no prices, and never replies to a client. The order of a delivery is: already done?, delivery
+count, place, deadline, called off?, breaker, record, call, outcome stored, acknowledgement confirmed.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 from pydantic import ValidationError
 
-from router.attempt import Served, call
+from router.attempt import Recall, Served, call
+from router.breaker import Permit
+from router.cancels import Cancels, Key
 from router.consume import AGAIN_MS, bury, insist
-from router.errors import BusError, TooLargeError, one_error, stop
+from router.errors import BusError, one_error, stop
 from router.lane import Lane
 from router.ports import Bus, Delivery, Stored
-from schemas.event import AttemptEnded, AttemptStarted
+from router.reporting import Reporter
+from router.seat import Seat
 from schemas.failure import Failure, FailureKind
-from schemas.heartbeat import Heartbeat, ModelState
-from schemas.ids import message_id
+from schemas.heartbeat import Heartbeat
 from schemas.outcome import AttemptTimings, Outcome
-from schemas.reply import Reply as ReplyBody
-from schemas.request import Chat
 from schemas.work import WorkItem, attempt_id
-from subjects import Event, Reply
-from subjects import Outcome as OutcomeSubject
 from subjects.grammar import URGENCIES, Urgency
-from subjects.streams import EVENTS, NODES_BUCKET, OUTCOMES, REPLIES, work_consumer
+from subjects.streams import NODES_BUCKET, work_consumer
 
 log = structlog.get_logger(__name__)
 
@@ -38,45 +36,36 @@ WORKING_S = 2.0
 """A third of the acknowledgement time."""
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
-NOTHING_ASKED = Chat(messages=())
-RECENT = 20
-"""Attempts that count for a model's health."""
 
 
 @dataclass(slots=True)
-class _Seat:
-    """A model's places and its recent luck."""
+class _InHand:
+    """A message that was taken and is not acknowledged yet."""
 
-    served: Served
-    lane: Lane
-    queued: dict[Urgency, int] = field(default_factory=lambda: dict.fromkeys(URGENCIES, 0))
-    """What stood behind the last delivery of each urgency, by the broker's count."""
-    recent: list[bool] = field(default_factory=list)
-
-    def behind(self, urgency: Urgency) -> int:
-        """What waits on the bus: nothing while there is room, for an open pull would have brought it."""
-        return self.queued[urgency] if self.lane.room(urgency) <= 0 else 0
-
-    def ended(self, ok: bool) -> None:
-        self.recent = [*self.recent[-RECENT + 1 :], ok]
+    delivery: Delivery
+    """The newest one: the one to acknowledge."""
+    recall: Recall = field(default_factory=Recall)
+    key: Key | None = None
 
 
 class Executor:
-    """One node. `slots` by model; `serve` says who answers for each."""
+    """One node. `seats` by model; `serve` says who answers for each."""
 
     def __init__(
-        self, bus: Bus, node: str, served: Mapping[str, tuple[int, Served]], *, instance: str, version: str,
+        self, bus: Bus, node: str, seats: Mapping[str, Seat], *, instance: str, version: str,
         max_deliveries: int = 5, memory: Callable[[], tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip
         self._bus = bus
         self.node = node
-        self._seats = {model: _Seat(what, Lane(slots)) for model, (slots, what) in served.items()}
+        self._seats = seats
+        self._reporter = Reporter(bus, node)
+        self._cancels = Cancels(bus, self._recall)
         self._instance = instance
         self._version = version
         self._max_deliveries = max_deliveries
         self._memory = memory
-        self._in_hand: dict[int, Delivery] = {}
-        """By sequence; the newest delivery of each is the one to acknowledge."""
+        self._in_hand: dict[int, _InHand] = {}
+        """By sequence."""
         self._draining = False
 
     def serve(self, model: str, served: Served) -> None:
@@ -89,7 +78,7 @@ class Executor:
             async with asyncio.TaskGroup() as tasks:
                 beats = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
                 try:
-                    async with self._lanes():
+                    async with self._cancels.listening(), self._lanes():
                         await self.beat()
                         yield
                         self._draining = True
@@ -117,71 +106,84 @@ class Executor:
     def _room(self, lane: Lane, urgency: Urgency) -> int:
         return 0 if self._draining else lane.room(urgency)
 
-    def _handler(self, seat: _Seat, urgency: Urgency) -> Callable[[Delivery], Awaitable[None]]:
+    def _handler(self, seat: Seat, urgency: Urgency) -> Callable[[Delivery], Awaitable[None]]:
         async def handle(delivery: Delivery) -> None:
             seat.queued[urgency] = delivery.pending
-            if delivery.seq in self._in_hand:
+            if known := self._in_hand.get(delivery.seq):
                 # The broker was away for longer than the acknowledgement time: it is being worked on already.
-                self._in_hand[delivery.seq] = delivery
+                known.delivery = delivery
                 return
-            self._in_hand[delivery.seq] = delivery
+            held = self._in_hand[delivery.seq] = _InHand(delivery)
             try:
-                await self._handle(seat, delivery)
-                await self._in_hand[delivery.seq].ack_sync()
+                await self._handle(seat, held)
+                await held.delivery.ack_sync()
             except BusError as error:
                 log.warning("work.again", subject=delivery.subject, error=str(error))
-                await self._in_hand[delivery.seq].nak(AGAIN_MS)
+                await held.delivery.nak(AGAIN_MS)
             except asyncio.CancelledError:
                 # Whoever serves this node next need not wait for the acknowledgement to lapse.
-                await self._in_hand[delivery.seq].nak(0)
+                await held.delivery.nak(0)
                 raise
             finally:
                 del self._in_hand[delivery.seq]
 
         return handle
 
-    async def _handle(self, seat: _Seat, delivery: Delivery) -> None:
+    def _recall(self, key: Key) -> None:
+        """Its client called it off: stop what is in hand of it."""
+        for held in self._in_hand.values():
+            if held.key == key:
+                held.recall.now()
+
+    async def _handle(self, seat: Seat, held: _InHand) -> None:
+        delivery = held.delivery
         try:
             work = WorkItem.decode(delivery.data)
         except ValidationError as error:
             # Not of a router's making, and it names no client that could be told.
             await bury(self._bus, delivery, "bad_work", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             return
-        if delivery.delivered > 1 and (ended := await self._ended_before(work)) is not None:
+        held.key = (work.client, work.rid)
+        if delivery.delivered > 1 and (ended := await self._reporter.ended_before(work)) is not None:
             if ended:
                 # The executor that ran it may have died before its start was recorded; if not, this is a double.
-                await insist(partial(self._record, work, ended, seat.served.provider_name, work.sent_ms))
+                await insist(partial(self._reporter.started, work, ended, seat.served.provider_name, work.sent_ms))
             return
         if delivery.delivered > self._max_deliveries:
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
             why = f"its attempt was started {self._max_deliveries} times and never ended"
-            await self._report(self._unanswered(seat, work, delivery, FailureKind.POISON, why))
-        else:
-            async with seat.lane.place(work.urgency, delivery.seq):
-                await self._attempt(seat, work, delivery)
+            await self._reporter.ended(self._unanswered(seat, work, delivery, FailureKind.POISON, why))
+            return
+        if held.key in self._cancels:
+            held.recall.now()
+        async with AsyncExitStack() as place:
+            with suppress(TimeoutError):
+                async with held.recall.within(None):
+                    await place.enter_async_context(seat.lane.place(work.urgency, delivery.seq))
+            await self._attempt(seat, work, held)
 
-    async def _attempt(self, seat: _Seat, work: WorkItem, delivery: Delivery) -> None:
-        """One call of the provider, never after the deadline, and its outcome stored."""
-        now_ms = self._bus.now_ms()
-        served = seat.served
-        if now_ms >= work.deadline_at_ms:
-            why = "its time ran out in the queue"
-            await self._report(self._unanswered(seat, work, delivery, FailureKind.DEADLINE, why))
+    async def _attempt(self, seat: Seat, work: WorkItem, held: _InHand) -> None:
+        """One call of the provider, if it may be made, and its outcome stored."""
+        now_ms, served, delivery = self._bus.now_ms(), seat.served, held.delivery
+        permit = self._permit(seat, work, held.recall, now_ms)
+        if isinstance(permit, tuple):
+            await self._reporter.ended(self._unanswered(seat, work, delivery, *permit))
             return
-        if served.why_not is not None:
-            await self._report(self._unanswered(seat, work, delivery, FailureKind.UNSUPPORTED, served.why_not))
-            return
+        if permit == "probe":
+            await self.beat()
         attempt = attempt_id(work.attempt, delivery.delivered)
-        record = partial(self._record, work, attempt, served.provider_name, now_ms)
+        record = partial(self._reporter.started, work, attempt, served.provider_name, now_ms)
         recorded: Awaitable[Stored] | None = record()
         if delivery.delivered > 1:
             # The decision's record names the first execution; a later one must stand before it can spend.
             await insist(record, recorded)
             recorded = None
         left_ms = work.deadline_at_ms - self._bus.now_ms()  # read again: recording may have waited for the bus
-        tried = await call(self._bus, served, work, attempt, left_ms / 1000)
+        tried = await call(self._bus, served, work, attempt, left_ms / 1000, held.recall)
         seat.ended(tried.failure is None)
-        await self._report(
+        if seat.breaker.ended(permit, tried.failure, self._bus.now_ms()):
+            await self.beat()  # ahead of the outcome, so that whoever settles it knows
+        await self._reporter.ended(
             Outcome(
                 work=work,
                 attempt_id=attempt,
@@ -189,6 +191,7 @@ class Executor:
                 provider=served.provider_name,
                 answer=tried.answer,
                 failure=tried.failure,
+                partial=tried.partial,
                 stand_in=served.stand_in,
                 timings=tried.timings(queue_ms=max(0, now_ms - work.sent_ms)),
             )
@@ -197,53 +200,19 @@ class Executor:
             # The work stays ours until its start is on the record too.
             await insist(record, recorded)
 
-    def _record(self, work: WorkItem, attempt: str, provider: str, now_ms: int) -> Awaitable[Stored]:
-        started = AttemptStarted(
-            client=work.client, rid=work.rid, attempt_id=attempt, target=work.target, provider=provider,
-            started_ms=now_ms,
-        )  # fmt: skip
-        return self._bus.send(
-            str(Event(work.client, work.rid, "attempt_started")),
-            started.encode(),
-            msg_id=message_id("attempt_started", work.client, work.rid, attempt),
-        )
+    def _permit(self, seat: Seat, work: WorkItem, recall: Recall, now_ms: int) -> Permit | tuple[FailureKind, str]:
+        """Leave to call, or why not."""
+        if recall.called_off:
+            return FailureKind.CANCELLED, "its client called it off before it was started"
+        if now_ms >= work.deadline_at_ms:
+            return FailureKind.DEADLINE, "its time ran out in the queue"
+        if seat.served.why_not is not None:
+            return FailureKind.UNSUPPORTED, seat.served.why_not
+        if permit := seat.breaker.permit(now_ms, forced=bool(work.target.forced)):
+            return permit
+        return FailureKind.BREAKER_OPEN, "it failed too often of late and is left alone for a moment"
 
-    async def _ended_before(self, work: WorkItem) -> str | None:
-        """The id under which this attempt has ended already; empty when its request ended without it; else None."""
-        prefix = f"{work.attempt}."
-        if letter := await self._bus.last(REPLIES, str(Reply(work.client, work.rid))):
-            attempts = ReplyBody.decode(letter.data).attempts
-            return next((each.attempt_id for each in attempts if each.attempt_id.startswith(prefix)), "")
-        async for letter in self._bus.read(OUTCOMES, str(OutcomeSubject(self.node, work.rid))):
-            outcome = Outcome.decode(letter.data)
-            if (outcome.work.client, outcome.work.attempt) == (work.client, work.attempt):
-                return outcome.attempt_id
-        async for letter in self._bus.read(EVENTS, str(Event(work.client, work.rid, "attempt_ended"))):
-            ended = AttemptEnded.decode(letter.data).attempt.attempt_id
-            if ended.startswith(prefix):
-                return ended
-        return None
-
-    async def _report(self, outcome: Outcome) -> None:
-        """Store the outcome; it is kept in hand until the bus takes it, so that nothing is run twice for its sake."""
-        work = outcome.work
-        # What was asked is needed for another attempt only.
-        slim = work.model_copy(update={"chat": NOTHING_ASKED}) if outcome.answer is not None else work
-        slimmer = outcome.model_copy(update={"work": slim})
-        try:
-            await insist(lambda: self._publish(slimmer))
-        except TooLargeError as error:
-            log.warning("answer.too_large", rid=work.rid, node=self.node, model=work.target.model)
-            failure = Failure(kind=FailureKind.MALFORMED, message=f"the answer is too large for the bus: {error}")
-            await insist(lambda: self._publish(outcome.model_copy(update={"answer": None, "failure": failure})))
-
-    def _publish(self, outcome: Outcome) -> Awaitable[Stored]:
-        work = outcome.work
-        # The id is without the delivery count: of two executions of an attempt the first outcome counts.
-        msg_id = message_id("outcome", work.client, work.rid, work.attempt)
-        return self._bus.publish(str(OutcomeSubject(self.node, work.rid)), outcome.encode(), msg_id=msg_id)
-
-    def _unanswered(self, seat: _Seat, work: WorkItem, delivery: Delivery, kind: FailureKind, why: str) -> Outcome:
+    def _unanswered(self, seat: Seat, work: WorkItem, delivery: Delivery, kind: FailureKind, why: str) -> Outcome:
         """The outcome of a delivery that called nobody; of poison the ones before may have."""
         return Outcome(
             work=work,
@@ -266,7 +235,7 @@ class Executor:
             draining=self._draining,
             memory_total_bytes=total,
             memory_free_bytes=free,
-            models={model: _state(seat) for model, seat in self._seats.items()},
+            models={model: seat.state() for model, seat in self._seats.items()},
         )
         await self._bus.tell(f"$KV.{NODES_BUCKET}.{self.node}", beat.encode())
 
@@ -279,20 +248,5 @@ class Executor:
         """What is in hand, waiting or running, stays ours."""
         while True:
             await asyncio.sleep(WORKING_S)
-            for delivery in tuple(self._in_hand.values()):
-                await delivery.working()
-
-
-def _state(seat: _Seat) -> ModelState:
-    served, ok = seat.served, sum(seat.recent)
-    return ModelState(
-        provider=served.provider_name,
-        stand_in=served.stand_in,
-        slots=seat.lane.slots,
-        running=seat.lane.running,
-        waiting=seat.lane.waiting + sum(seat.behind(urgency) for urgency in URGENCIES),
-        ok=ok,
-        failed=len(seat.recent) - ok,
-        usable=served.why_not is None,
-        why_not=served.why_not,
-    )
+            for held in tuple(self._in_hand.values()):
+                await held.delivery.working()

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from router.consume import bury, consuming
 from router.core.settle import Settlement, settle, unanswered
-from router.dispatcher import send_work
 from router.errors import TooLargeError
 from router.ports import Bus, Delivery
 from router.replies import write_reply
+from router.sending import send_work
 from router.world_book import WorldBook
 from schemas.event import AttemptEnded
 from schemas.failure import ErrorType
@@ -46,7 +46,7 @@ class Settler:
             await bury(self._bus, delivery, "bad_outcome", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             return
         work = outcome.work
-        world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
+        world = self._book.settling(work)
         settled = settle(outcome, world, self._book.in_force.policy)
         if settled.reply is not None:
             await write_reply(self._bus, settled.reply, attempt=settled.record, booking=settled.booking)
@@ -67,8 +67,10 @@ class Settler:
             event.encode(),
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
+        if settled.why == "retry_same":
+            self._book.retries.retried(self._bus.now_ms())
         try:
-            await send_work(self._bus, retry)
+            await send_work(self._bus, retry, at_ms=settled.retry_at_ms)
         except TooLargeError as error:
             world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
             await write_reply(self._bus, unanswered(ErrorType.PAYLOAD_TOO_LARGE, retry, world, str(error)))

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import structlog
 from pydantic import ValidationError
 
+from router.cancels import Cancels, Key
 from router.ports import Bus, Headers
+from router.retry_budget import RetryBudget
 from schemas.heartbeat import Heartbeat
 from schemas.policy import Policy
+from schemas.work import WorkItem
 from schemas.world import NodeView, World
 from subjects import is_token
 from subjects.streams import NODES_BUCKET
@@ -34,16 +37,26 @@ class WorldBook:
         self._bus = bus
         self._nodes: dict[str, NodeView] = {}
         self.in_force = policy
+        self.cancels = Cancels(bus)
+        self.retries = RetryBudget()
 
-    def world(self, *, received_ms: int, request_seq: int) -> World:
+    def world(self, *, received_ms: int, request_seq: int, key: Key | None = None) -> World:
+        """What is known now; with the request's `key`, whether it was called off."""
         # Built without validation: everything in it has been validated when it was heard.
         return World.model_construct(
             as_of_ms=self._bus.now_ms(),
             received_ms=received_ms,
             request_seq=request_seq,
             policy=self.in_force.revision,
+            cancelled=True if key in self.cancels else None,
+            retries_left=None,
             nodes=self._nodes,
         )
+
+    def settling(self, work: WorkItem) -> World:
+        """What is known now of a request that is under way."""
+        world = self.world(received_ms=work.received_ms, request_seq=work.request_seq, key=(work.client, work.rid))
+        return world.model_copy(update={"retries_left": self.retries.left(world.as_of_ms)})
 
     @property
     def nodes(self) -> Mapping[str, NodeView]:
@@ -51,8 +64,8 @@ class WorldBook:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Hear heartbeats: those that stand in the bucket, then each as it comes."""
-        async with self._bus.listen(f"{HEARTBEATS}>", self._heard):
+        """Hear heartbeats and cancellations: those that stand already, then each as it comes."""
+        async with self._bus.listen(f"{HEARTBEATS}>", self._heard), self.cancels.listening():
             async for letter in self._bus.read(f"KV_{NODES_BUCKET}"):
                 if letter.subject.removeprefix(HEARTBEATS) not in self._nodes:
                     self._note(letter.subject, letter.data, letter.timestamp_ms)

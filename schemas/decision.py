@@ -16,6 +16,7 @@ PassedOver = Literal[
     "node_silent",
     "node_draining",
     "model_unusable",
+    "breaker_open",
     "context_too_long",
     "too_expensive",
     "tools_unsupported",

@@ -35,6 +35,15 @@ class AttemptEnded(Message):
     """What settling said, e.g. `retry_same`, `next_target`, `superseded`."""
 
 
+class Cancelled(Message):
+    """`cancelled`: its client called it off while it had no reply."""
+
+    client: str
+    rid: str
+    at_ms: int
+    """Broker time at which it was called off."""
+
+
 class Replied(Message):
     """`replied`: the terminal reply in short. The last one of a request describes the reply that is stored."""
 
@@ -47,5 +56,5 @@ class Replied(Message):
     """The attempt that decided it."""
     booking: Booking | None = None
     cost_usd: Decimal | None = None
-    """Of the whole request, failed attempts included."""
+    """Of the answer."""
     total_ms: float

@@ -6,10 +6,12 @@ Unlike messages, a policy is strict coming in: an unknown field is a typing erro
 from collections.abc import Collection, Iterator
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from schemas.failure import FailureKind
 from schemas.request import Strategy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -66,6 +68,8 @@ class Model(Strict):
     free_tier: bool = False
     """Costs nothing within the provider's free quota."""
     tools: bool = True
+    fallback: Name = "default"
+    """The chain that follows when a request names this model and it is out."""
     lighter: Name | None = None
     """The quicker model that takes its place for critical requests."""
     first_token_ms: int = Field(default=10_000, gt=0)
@@ -122,6 +126,8 @@ class Agent(Strict):
 
     model: Name
     fallbacks: tuple[Name, ...] = ()
+    fallback: Name = "default"
+    """The chain that follows when these are out too."""
     strategy: Strategy = "agent_preference"
     about: str = ""
 
@@ -146,6 +152,12 @@ class Limits(Strict):
     """A message that comes back more often than this without an outcome is poison."""
     max_waiting: int = Field(default=2_000, ge=1)
     """Work that may wait for one model on one node; when that many wait, the next candidate is taken."""
+    max_retry_after_ms: int = Field(default=5_000, ge=0)
+    """A target that asks for no more patience than this is waited for, though others could take it."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """So many failures in a row open a model's breaker; silence opens it at once."""
+    breaker_open_ms: int = Field(default=5_000, ge=100)
+    """How long it stays open; then one call finds out whether the model is well again."""
     node_silent_ms: int = Field(default=6_000, ge=1_000)
     """A node not heard for this long is passed over."""
     node_wait_ms: int = Field(default=20_000, ge=0)
@@ -173,6 +185,11 @@ class Policy(Strict):
     """Tasks for which a critical request still gets the big model."""
     guardrails: dict[Name, GuardrailRule] = {}
     limits: Limits = Limits()
+
+    @cached_property
+    def failure_chains(self) -> tuple[FailureKind, ...]:
+        """The failures that have a fallback chain of their own."""
+        return tuple(kind for kind in FailureKind if kind.value in self.fallbacks)
 
 
 class Problem(NamedTuple):
@@ -280,6 +297,8 @@ def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[
 def _fallback_names(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
     yield ("default", "fallback"), policy.default.fallback
     for section, routes in (
+        ("models", policy.models),
+        ("agents", policy.agents),
         ("aliases", policy.aliases),
         ("capabilities", policy.capabilities),
         ("tasks", policy.tasks),

@@ -48,6 +48,9 @@ class Reply(Message):
     provider: str | None = None
     agent_role: str | None = None
     cost_usd: Decimal | None = None
+    """Of the answer."""
+    wasted_usd: Decimal | None = None
+    """Of the attempts that failed, as far as it is known; absent when they cost nothing."""
     timings: Timings
     attempts: tuple[AttemptRecord, ...] = ()
     decision: str | None = None
@@ -69,6 +72,7 @@ class Reply(Message):
             h.NODE: self.node,
             h.PROVIDER: self.provider,
             h.COST_USD: None if self.cost_usd is None else format(self.cost_usd, "f"),
+            h.WASTED_USD: None if self.wasted_usd is None else format(self.wasted_usd, "f"),
             h.LATENCY_MS: _ms(self.timings.total_ms),
             h.QUEUE_MS: _ms(self.timings.queue_ms),
             h.TTFT_MS: _ms(self.timings.first_token_ms),
@@ -85,7 +89,7 @@ class Reply(Message):
     def refused(
         cls, *, client: str, request_hash: str, error: Error, total_ms: float,
         decision: str | None = None, policy: int | None = None, traceparent: str | None = None,
-        attempts: tuple[AttemptRecord, ...] = (),
+        attempts: tuple[AttemptRecord, ...] = (), wasted_usd: Decimal | None = None,
     ) -> Self:  # fmt: skip
         """A typed error in place of an answer."""
         return cls(
@@ -93,6 +97,7 @@ class Reply(Message):
             client=client,
             request_hash=request_hash,
             status="cancelled" if error.type == "cancelled" else "error",
+            wasted_usd=wasted_usd,
             timings=Timings(total_ms=total_ms),
             attempts=attempts,
             decision=decision,

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from schemas.base import Message, Wire
-from schemas.failure import Failure
+from schemas.failure import Failure, FailureKind
 from schemas.request import Chat
 from subjects.grammar import Urgency
 
@@ -23,6 +23,10 @@ class Target(Wire):
     """Silence longer than this is a failure."""
     idle_ms: int = 20_000
     """The longest pause within an answer."""
+    only_after: FailureKind | None = None
+    """A fallback for this failure only."""
+    forced: bool | None = None
+    """True: to be called even while its breaker is open, for nobody else is left."""
 
 
 class Usage(Wire):

@@ -22,4 +22,8 @@ class World(Wire):
     request_seq: int
     """Its sequence in LLM_REQUESTS: the turn in a round robin."""
     policy: int
+    cancelled: bool | None = None
+    """True when the client has called it off."""
+    retries_left: int | None = None
+    """How many more calls of a target that has just failed the traffic of the last seconds allows; for settling."""
     nodes: dict[str, NodeView]

@@ -112,6 +112,7 @@ BUCKETS: Final[tuple[BucketSpec, ...]] = (
 
 DISPATCHER: Final = ConsumerSpec(REQUESTS, "router", "llm.req.>")
 WAITERS: Final = ConsumerSpec(WORK, "router", f"llm.work.{ROUTER}.decide.>")
+CANCELLER: Final = ConsumerSpec(CANCELS, "router", "llm.cancel.>")
 SETTLER: Final = ConsumerSpec(OUTCOMES, "router", "llm.out.>")
 
 

@@ -17,7 +17,7 @@ TYPICAL_TOKENS_OUT = 500
 EXPENSIVE_USD_PER_MTOK = 5
 """From this output price on, a model is not for a tight budget."""
 PASSING: frozenset[PassedOver] = frozenset(
-    {"node_unknown", "node_silent", "node_draining", "model_unusable", "overloaded"}
+    {"node_unknown", "node_silent", "node_draining", "model_unusable", "breaker_open", "overloaded"}
 )
 """Reasons that may be gone in a moment."""
 
@@ -28,6 +28,8 @@ class Plan:
 
     considered: tuple[Candidate, ...]
     targets: tuple[Target, ...]
+    resting: tuple[tuple[int, Target], ...] = ()
+    """What only an open breaker keeps away, and the broker time at which it may be tried, soonest first."""
 
     @property
     def may_come(self) -> bool:
@@ -40,6 +42,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     tokens_out = request.preferences.max_tokens or TYPICAL_TOKENS_OUT
     options: list[Option] = []
     considered: list[Candidate] = []
+    absent: list[tuple[str, str, PassedOver]] = []
     chain = tuple(name for name in chosen.chain if name not in chosen.models)
     for position, name in enumerate((*chosen.models, *chain)):
         model = policy.models[name]
@@ -49,6 +52,8 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
             )
             if why is not None:
                 considered.append(Candidate(node=node, model=name, passed_over=why))
+                if why in PASSING:
+                    absent.append((name, node, why))
             else:
                 state = world.nodes[node].models[name]
                 options.append(Option(name, model, node, state, position, tokens_in, tokens_out))
@@ -61,8 +66,12 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     )
     ranked: Sequence[tuple[float | None, Option]] = [*routed, *((None, option) for option in spare)]
     considered[:0] = [Candidate(node=option.node, model=option.name, score=points) for points, option in ranked]
-    targets = tuple(_target(option) for _, option in ranked[: MAX_FALLBACKS + 1])
-    return Plan(tuple(considered), targets)
+    able = [target_of(option.name, option.model, option.node) for _, option in ranked]
+    # Who cannot take it now may be back when everybody else has failed.
+    late = [target_of(name, policy.models[name], node) for name, node, _ in absent]
+    targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
+    extra = _only_after(request, chosen, tokens_in, tokens_out, policy) if able else ()
+    return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
 
 
 def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits) -> PassedOver | None:
@@ -76,6 +85,8 @@ def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits
     state = view.models.get(model)
     if state is None or not state.usable:
         return "model_unusable"
+    if state.breaker == "half_open" or (state.breaker == "open" and as_of_ms < (state.open_until_ms or 0)):
+        return "breaker_open"
     return "overloaded" if state.waiting >= limits.max_waiting else None
 
 
@@ -114,13 +125,37 @@ def _turn(option: Option, policy: Policy, world: World) -> Iterator[float]:
     yield (nodes.index(option.node) - world.request_seq) % len(nodes)
 
 
-def _target(option: Option) -> Target:
+def target_of(name: str, model: Model, node: str) -> Target:
     return Target(
-        node=option.node,
-        model=option.name,
-        backend=option.model.backend,
-        provider=option.model.provider,
-        role=option.model.role,
-        first_token_ms=option.model.first_token_ms,
-        idle_ms=option.model.idle_ms,
+        node=node,
+        model=name,
+        backend=model.backend,
+        provider=model.provider,
+        role=model.role,
+        first_token_ms=model.first_token_ms,
+        idle_ms=model.idle_ms,
     )
+
+
+def _only_after(
+    request: LlmRequest, chosen: Chosen, tokens_in: int, tokens_out: int, policy: Policy
+) -> tuple[Target, ...]:
+    """The chains that are named after a failure: they are followed after that failure only, before any other."""
+    return tuple(
+        target_of(name, policy.models[name], node).model_copy(update={"only_after": kind})
+        for kind in policy.failure_chains
+        for name in policy.fallbacks[kind]
+        if name not in chosen.models and _unable(request, policy.models[name], tokens_in, tokens_out) is None
+        for node in policy.models[name].nodes
+    )
+
+
+def _resting(
+    absent: Sequence[tuple[str, str, PassedOver]], policy: Policy, world: World
+) -> tuple[tuple[int, Target], ...]:
+    resting = (
+        (world.nodes[node].models[name].open_until_ms or world.as_of_ms, target_of(name, policy.models[name], node))
+        for name, node, why in absent
+        if why == "breaker_open"
+    )
+    return tuple(sorted(resting, key=lambda pair: pair[0]))

@@ -14,11 +14,14 @@ from schemas.decision import Decision, Finding, Forward, Refuse, Wait
 from schemas.failure import ErrorType
 from schemas.policy import Policy
 from schemas.request import Chat, ChatMessage, LlmRequest
+from schemas.work import Target
 from schemas.world import World
 
 FIRST_WAIT_MS = 250
 MAX_WAIT_MS = 2_000
 RETRY_AFTER_MS = 5_000
+RECOVERY_MS = 1_000
+"""The least that must be left of its time for a wait to be worth it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     request = asked.request
     if request is None:
         return Ruling(Decision(choice=asked.refusal or _unreadable(), stage="admit"))
-    if refusal := _too_late(request, world):
+    if refusal := _called_off(world) or _too_late(request, world):
         return Ruling(Decision(choice=refusal, stage="admit", urgency=request.urgency))
     chat = Chat.of(request)
     texts = tuple(message.text() for message in chat.messages)
@@ -76,11 +79,13 @@ def _place(
     if found.targets:
         first, *rest = found.targets
         choice = Forward(target=first, fallbacks=tuple(rest))
+    elif found.resting:
+        choice = _wait_for_breakers(request, found.resting, world)
     else:
         choice = _nobody(request, found, policy, world)
     return Decision(
         choice=choice,
-        stage="strategy" if found.targets else "filter",
+        stage="strategy" if isinstance(choice, Forward) else "filter",
         task=chosen.task,
         route=chosen.route,
         strategy=chosen.strategy,
@@ -107,6 +112,14 @@ def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> W
     return Refuse(error=ErrorType.NO_ROUTE, message=f"no model can take it: {reasons}")
 
 
+def _wait_for_breakers(request: LlmRequest, resting: tuple[tuple[int, Target], ...], world: World) -> Wait | Forward:
+    """Every breaker is open: wait for the first to be tried if that leaves it time, else call it all the same."""
+    soonest_ms, target = resting[0]
+    if soonest_ms + RECOVERY_MS < deadline_at_ms(request, world):
+        return Wait(until_ms=max(soonest_ms, world.as_of_ms + FIRST_WAIT_MS))
+    return Forward(target=target.model_copy(update={"forced": True}))
+
+
 def _overloaded(found: Plan) -> bool:
     return any(candidate.passed_over == "overloaded" for candidate in found.considered)
 
@@ -119,6 +132,12 @@ def _too_late(request: LlmRequest, world: World) -> Refuse | None:
         error=ErrorType.DEADLINE_EXCEEDED,
         message=f"its deadline of {request.deadline_ms} ms had passed {late_ms} ms before it could be decided",
     )
+
+
+def _called_off(world: World) -> Refuse | None:
+    if not world.cancelled:
+        return None
+    return Refuse(error=ErrorType.CANCELLED, message="its client called it off")
 
 
 def _unreadable() -> Refuse:

@@ -36,7 +36,7 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
         label, route = named
     elif agent is not None:
         label = f"agent:{request.agent}"
-        route = Route(models=(agent.model, *agent.fallbacks), strategy=agent.strategy)
+        route = Route(models=(agent.model, *agent.fallbacks), strategy=agent.strategy, fallback=agent.fallback)
     elif task is not None:
         label, route = _task_route(task, request, policy, tokens_in)
     else:
@@ -50,7 +50,7 @@ def _named_model(name: str, policy: Policy) -> tuple[str, Route] | Refuse:
     if alias := policy.aliases.get(name):
         return f"alias:{name}", alias
     if name in policy.models:
-        return f"model:{name}", Route(models=(name,))
+        return f"model:{name}", Route(models=(name,), fallback=policy.models[name].fallback)
     known = ", ".join((*sorted(policy.aliases), *sorted(policy.models))[:MATCHES_SHOWN])
     return Refuse(error=ErrorType.NO_ROUTE, message=f"unknown model {name[:64]!r}; known are: {known}")
 

@@ -2,25 +2,24 @@
 
 1. It answered: the reply.
 2. Nothing may follow (the client's own fault, cancelled, out of time, poison): the error, the upstream's words kept.
-3. The same target once more, if the failure may be passing; else the next one that can take it now.
-4. Nobody is left, or the bounds are reached: the error that lists every attempt.
+3. The same target once more, now or when it asked to be asked again, if the failure may be passing.
+4. Else the next one that can take it now; else whichever open breaker may be tried again in time.
+5. Nobody is left, or the bounds are reached: the error that lists every attempt.
 """
 
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from router.core.candidates import node_unable
 from router.core.cost import NOTHING, cost_usd
+from router.core.next_step import next_step
 from schemas.event import Booking
 from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind, Spent
 from schemas.outcome import Answer, Outcome
 from schemas.policy import Policy
 from schemas.reply import Reply, ReplyMessage, Timings
-from schemas.work import AttemptRecord, Target, WorkItem
+from schemas.work import AttemptRecord, WorkItem
 from schemas.world import World
-
-MAX_CALLS: Final = 6
 
 FINAL: Final = {
     FailureKind.BAD_REQUEST: ErrorType.BAD_REQUEST,
@@ -30,9 +29,6 @@ FINAL: Final = {
     FailureKind.POISON: ErrorType.POISON,
 }
 """After these nothing follows."""
-
-ONCE_MORE: Final = frozenset({FailureKind.SERVER_ERROR, FailureKind.CONNECTION})
-"""Worth one more call of the same target."""
 
 SINGLE: Final = {
     FailureKind.RATE_LIMITED: ErrorType.UPSTREAM_RATE_LIMITED,
@@ -48,22 +44,25 @@ UNSPENT: Final = frozenset(
         FailureKind.AUTH,
         FailureKind.RATE_LIMITED,
         FailureKind.CONNECTION,
+        FailureKind.SERVER_ERROR,
+        FailureKind.BREAKER_OPEN,
         FailureKind.UNSUPPORTED,
         FailureKind.CONTEXT_TOO_LONG,
     }
 )
-"""Failures before anything was generated."""
+"""Failures in place of an answer: nobody bills them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Exactly one of `reply` and `retry`, the attempt as it is booked, and why."""
+    """Exactly one of `reply` and `retry`, the attempt as it is booked, and why. `retry_at_ms`: not before that."""
 
     record: AttemptRecord
     booking: Booking
     why: str
     reply: Reply | None = None
     retry: WorkItem | None = None
+    retry_at_ms: int | None = None
 
 
 def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
@@ -76,79 +75,57 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
         kind=FailureKind.INTERNAL, message="the outcome says neither answer nor failure"
     )
     booking: Booking = "unknown" if record.cost_usd is None else "wasted"
-    attempts = (*work.priors, record)
+    # Nobody was called for an open breaker: it is no attempt.
+    attempts = work.priors if failure.kind is FailureKind.BREAKER_OPEN else (*work.priors, record)
+
+    def ended(kind: ErrorType) -> Settlement:
+        return _ended(kind, failure, work, attempts, record, booking, world)
+
     if failure.kind in FINAL:
-        return _ended(FINAL[failure.kind], failure, work, attempts, booking, world)
+        return ended(FINAL[failure.kind])
+    if world.cancelled:
+        return ended(ErrorType.CANCELLED)
     if world.as_of_ms >= work.deadline_at_ms:
-        return _ended(ErrorType.DEADLINE_EXCEEDED, failure, work, attempts, booking, world)
-    following = _next(failure, work, attempts, world, policy)
+        return ended(ErrorType.DEADLINE_EXCEEDED)
+    following = next_step(failure, work, attempts, world, policy)
     if following is None:
-        only = (
-            SINGLE.get(failure.kind, ErrorType.UPSTREAM_ERROR) if len(attempts) == 1 else ErrorType.ALL_TARGETS_FAILED
-        )
-        return _ended(only, failure, work, attempts, booking, world)
-    target, fallbacks, why = following
+        alone = len(attempts) <= 1
+        return ended(SINGLE.get(failure.kind, ErrorType.UPSTREAM_ERROR) if alone else ErrorType.ALL_TARGETS_FAILED)
     retry = work.model_copy(
         update={
             "attempt": work.attempt + 1,
-            "target": target,
-            "fallbacks": fallbacks,
+            "target": following.target,
+            "fallbacks": following.fallbacks,
             "priors": attempts,
-            "sent_ms": world.as_of_ms,
+            "sent_ms": following.at_ms or world.as_of_ms,
         }
     )
-    return Settlement(record, booking, why, retry=retry)
+    return Settlement(record, booking, following.why, retry=retry, retry_at_ms=following.at_ms)
 
 
-def unanswered(kind: ErrorType, work: WorkItem, world: World, why: str) -> Reply:
+def unanswered(kind: ErrorType, work: WorkItem, world: World, why: str, spent: Spent = "unknown") -> Reply:
     """The reply of a request that ends without an outcome: its time ran out, or it cannot be brought any further."""
-    return _refused(work, _error(kind, work, why, "unknown"), work.priors, world)
-
-
-def _next(
-    failure: Failure, work: WorkItem, attempts: tuple[AttemptRecord, ...], world: World, policy: Policy
-) -> tuple[Target, tuple[Target, ...], str] | None:
-    """Where it goes now: target, what is left behind it, and why."""
-    if len(attempts) >= MAX_CALLS:
-        return None
-    on_target = sum((a.node, a.model) == (work.target.node, work.target.model) for a in attempts)
-    if failure.kind in ONCE_MORE and on_target == 1:
-        return work.target, work.fallbacks, "retry_same"
-    tried = {(a.node, a.model) for a in attempts}
-    if len(tried) >= policy.limits.max_attempts:
-        return None
-    needed = _context(work.target, policy) if failure.kind is FailureKind.CONTEXT_TOO_LONG else 0
-    for at, target in enumerate(work.fallbacks):
-        view = world.nodes.get(target.node)
-        if (target.node, target.model) in tried or _context(target, policy) <= needed:
-            continue
-        if node_unable(view, target.model, world.as_of_ms, policy.limits) is None:
-            return target, work.fallbacks[at + 1 :], "next_target"
-    return None
-
-
-def _context(target: Target, policy: Policy) -> int:
-    model = policy.models.get(target.model)
-    return model.context_tokens if model else 1
+    return _refused(work, _error(kind, work, why, spent), work.priors, world)
 
 
 def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
     target = outcome.work.target
     answer = outcome.answer
+    usage = answer.usage if answer else outcome.partial
     cost: Decimal | None
     if outcome.stand_in or not outcome.called:
         cost = NOTHING
-    elif answer is not None:
-        cost = cost_usd(policy.models.get(target.model), answer.usage)
+    elif outcome.failure and outcome.failure.kind in UNSPENT:
+        cost, usage = NOTHING, None
     else:
-        cost = NOTHING if outcome.failure and outcome.failure.kind in UNSPENT else None
+        cost = cost_usd(policy.models.get(target.model), usage)
     return AttemptRecord(
         attempt_id=outcome.attempt_id,
         node=outcome.node,
         model=target.model,
         provider=outcome.provider,
         failure=outcome.failure,
-        usage=answer.usage if answer else None,
+        usage=usage,
         cost_usd=cost,
         total_ms=outcome.timings.total_ms,
     )
@@ -178,7 +155,8 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
         node=outcome.node,
         provider=outcome.provider,
         agent_role=work.target.role,
-        cost_usd=_total_cost(work.priors, record),
+        cost_usd=record.cost_usd,
+        wasted_usd=_wasted(work.priors),
         timings=Timings(
             queue_ms=spent.queue_ms,
             load_ms=spent.load_ms,
@@ -194,11 +172,9 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
     )
 
 
-def _total_cost(priors: tuple[AttemptRecord, ...], record: AttemptRecord) -> Decimal | None:
-    """What the request cost, failed attempts included; not known when one of them is not."""
-    costs = [attempt.cost_usd for attempt in (*priors, record)]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known, NOTHING) if len(known) == len(costs) else None
+def _wasted(attempts: tuple[AttemptRecord, ...]) -> Decimal | None:
+    """What attempts without an answer have cost, as far as it is known; None when nothing."""
+    return sum((a.cost_usd for a in attempts if a.cost_usd is not None), NOTHING) or None
 
 
 def _ended(
@@ -206,18 +182,25 @@ def _ended(
     failure: Failure,
     work: WorkItem,
     attempts: tuple[AttemptRecord, ...],
+    record: AttemptRecord,
     booking: Booking,
     world: World,
 ) -> Settlement:
-    spent: Spent = "no" if all(attempt.cost_usd == NOTHING for attempt in attempts) else "unknown"
     if kind is ErrorType.ALL_TARGETS_FAILED:
         message = "every target failed: " + "; ".join(_told(attempt) for attempt in attempts)
     else:
         message = f"{work.target.model}@{work.target.node}: {failure.message}"
         if failure.upstream and failure.upstream not in failure.message:
             message += f"; upstream said: {failure.upstream}"
-    error = _error(kind, work, message, spent, failure.retry_after_ms)
-    return Settlement(attempts[-1], booking, kind.value, reply=_refused(work, error, attempts, world))
+    error = _error(kind, work, message, _spent(attempts), failure.retry_after_ms)
+    return Settlement(record, booking, kind.value, reply=_refused(work, error, attempts, world))
+
+
+def _spent(attempts: tuple[AttemptRecord, ...]) -> Spent:
+    if all(attempt.cost_usd == NOTHING for attempt in attempts):
+        return "no"
+    sure = all(attempt.cost_usd is not None and not (attempt.usage and attempt.usage.estimated) for attempt in attempts)
+    return "yes" if sure else "unknown"
 
 
 def _told(attempt: AttemptRecord) -> str:
@@ -246,4 +229,5 @@ def _refused(work: WorkItem, error: Error, attempts: tuple[AttemptRecord, ...], 
         policy=work.policy,
         traceparent=work.traceparent,
         attempts=attempts,
+        wasted_usd=_wasted(attempts),
     )

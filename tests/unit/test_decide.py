@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.admit import admit
+from router.core.candidates import PASSING
 from router.core.decide import RETRY_AFTER_MS, Ruling, decide
 from schemas.decision import Decision, Forward, PassedOver, Refuse, Wait
-from schemas.failure import ErrorType
+from schemas.failure import ErrorType, FailureKind
 from schemas.policy import Policy
 from schemas.world import NodeView, World
 from subjects import Request
@@ -55,7 +56,8 @@ def test_the_stages_object_in_their_order() -> None:
 def test_a_node_is_passed_over_for_a_reason(reason: PassedOver, node: NodeView | None, body: dict[str, Any]) -> None:
     policy = small()
     decision = ruled(policy, "plan", world(policy, a=node), **body)
-    assert taken(decision) == ("big@b",)
+    # Last of all it may be tried after all: by then it may be back.
+    assert taken(decision) == ("big@b", "big@a")
     assert [(c.node, c.passed_over) for c in decision.candidates] == [("b", None), ("a", reason)]
 
 
@@ -130,6 +132,54 @@ def test_it_waits_for_a_queue_as_long_as_its_deadline_allows_and_never_longer() 
     decision = ruled(policy, "plan", seen, deadline_ms=60_000)
     assert isinstance(decision.choice, Wait)
     assert decision.choice.until_ms == NOW + 60_000
+
+
+def resting(until_ms: int | None, breaker: str = "open") -> dict[str, Any]:
+    """Both nodes with every model's breaker in that state."""
+    rest = state(breaker=breaker, open_until_ms=until_ms)
+    view = NodeView(heard_ms=NOW, models={"big": rest, "tiny": rest, "paid": rest})
+    return {"a": view, "b": view, "cloud": view}
+
+
+def test_a_model_whose_breaker_is_open_is_passed_over_until_it_may_be_tried() -> None:
+    policy = small()
+    only_a = {"a": resting(NOW + 1_000)["a"]}
+    away = ruled(policy, "plan", world(policy, as_of_ms=NOW + 999, received_ms=NOW, **only_a))
+    assert taken(away) == ("big@b", "big@a")
+    assert [c.passed_over for c in away.candidates] == [None, "breaker_open"]
+    back = ruled(policy, "plan", world(policy, as_of_ms=NOW + 1_000, received_ms=NOW, **only_a))
+    assert {c.passed_over for c in back.candidates} == {None}
+    half = {"a": resting(NOW - 1, "half_open")["a"]}
+    assert "breaker_open" in {c.passed_over for c in ruled(policy, "plan", world(policy, **half)).candidates}
+
+
+def test_when_every_breaker_is_open_it_waits_for_the_first_if_there_is_time_and_else_calls_it_all_the_same() -> None:
+    policy = small()
+    seen = world(policy, **resting(NOW + 4_000))
+    decision = ruled(policy, seen=seen, deadline_ms=60_000)
+    assert isinstance(decision.choice, Wait)
+    assert decision.choice.until_ms == NOW + 4_000
+    decision = ruled(policy, seen=seen, deadline_ms=4_500)
+    assert isinstance(decision.choice, Forward)
+    assert decision.choice.target.forced is True
+
+
+def test_a_request_that_was_called_off_is_refused_as_cancelled() -> None:
+    policy = small()
+    seen = world(policy).model_copy(update={"cancelled": True})
+    assert refused(ruled(policy, seen=seen)) is ErrorType.CANCELLED
+
+
+def test_a_chain_named_after_a_failure_stands_behind_the_others_for_that_failure_only() -> None:
+    policy = small(fallbacks={"default": [], "context_too_long": ["paid"]})
+    decision = ruled(policy, "plan")
+    assert isinstance(decision.choice, Forward)
+    assert [(t.model, t.only_after) for t in decision.choice.fallbacks] == [
+        ("big", None), ("paid", FailureKind.CONTEXT_TOO_LONG),
+    ]  # fmt: skip
+    cheap = ruled(policy, "plan", constraints={"budget_constraint": "high"})
+    assert isinstance(cheap.choice, Forward)
+    assert all(t.model != "paid" for t in cheap.choice.fallbacks)
 
 
 @pytest.mark.parametrize(("late_ms", "refuses"), [(-1, False), (0, True), (1, True)])
@@ -244,8 +294,11 @@ def test_whoever_is_chosen_can_take_it_and_whoever_is_not_has_a_reason(
     decision = ruled(SHIPPED, capability, seen, **body)
     able = [f"{c.model}@{c.node}" for c in decision.candidates if c.passed_over is None]
     if isinstance(decision.choice, Forward):
-        assert list(taken(decision)) == able[: len(taken(decision))]
+        places = list(taken(decision))
+        assert places[: len(able)] == able[: len(places)]
         assert len(set(able)) == len(able)
+        late = places[len(able) :]
+        assert all(f"{c.model}@{c.node}" not in late or c.passed_over in PASSING for c in decision.candidates)
     else:
         assert able == []
     for candidate in decision.candidates:

@@ -180,5 +180,5 @@ def test_a_name_that_leads_nowhere_is_refused_with_those_that_lead_somewhere(
 
 def test_when_a_route_is_out_its_fallback_chain_follows_in_order() -> None:
     decision = ruled(SHIPPED, "code", world(SHIPPED, macmini=None))
-    assert taken(decision) == ("gemini@cloud", "gpt@cloud", "claude@cloud")
+    assert taken(decision)[:3] == ("gemini@cloud", "gpt@cloud", "claude@cloud")
     assert isinstance(ruled(SHIPPED, "judge", world(SHIPPED, macbook=None)).choice, Wait)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.settle import MAX_CALLS, Settlement, settle, unanswered
+from router.core.next_step import MAX_CALLS
+from router.core.settle import Settlement, settle, unanswered
 from schemas.failure import RETRYABLE, ErrorType, Failure, FailureKind
 from schemas.outcome import Answer, AttemptTimings, Outcome
 from schemas.policy import Policy
@@ -94,6 +95,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.SILENCE: NEXT,
     FailureKind.INTERRUPTED: NEXT,
     FailureKind.MALFORMED: NEXT,
+    FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
     FailureKind.CANCELLED: ErrorType.CANCELLED,
@@ -115,10 +117,8 @@ def test_every_failure_has_its_consequence(kind: FailureKind) -> None:
 ALONE = {
     FailureKind.RATE_LIMITED: ErrorType.UPSTREAM_RATE_LIMITED,
     FailureKind.SILENCE: ErrorType.UPSTREAM_TIMEOUT,
-    FailureKind.INTERRUPTED: ErrorType.UPSTREAM_INTERRUPTED,
     FailureKind.INTERNAL: ErrorType.INTERNAL,
     FailureKind.AUTH: ErrorType.UPSTREAM_ERROR,
-    FailureKind.MALFORMED: ErrorType.UPSTREAM_ERROR,
     FailureKind.UNSUPPORTED: ErrorType.UPSTREAM_ERROR,
     FailureKind.CONTEXT_TOO_LONG: ErrorType.UPSTREAM_ERROR,
 }
@@ -129,11 +129,114 @@ def test_a_single_attempt_without_a_successor_is_told_as_what_it_was(kind: Failu
     assert error_of(settled(ended(work(fallbacks=()), kind))) is told
 
 
+@pytest.mark.parametrize("kind", [FailureKind.INTERRUPTED, FailureKind.MALFORMED])
+def test_what_broke_within_its_answer_is_tried_once_more_only_when_there_is_nobody_else(kind: FailureKind) -> None:
+    assert next_of(settled(ended(work(fallbacks=()), kind))) == AGAIN
+    assert error_of(run(work(fallbacks=()), kind, kind)) is ErrorType.ALL_TARGETS_FAILED
+
+
 @pytest.mark.parametrize("kind", [FailureKind.SERVER_ERROR, FailureKind.CONNECTION])
 def test_what_may_pass_is_tried_once_more_and_then_elsewhere(kind: FailureKind) -> None:
     assert next_of(run(work(), kind)) == AGAIN
     assert next_of(run(work(), kind, kind)) == NEXT
     assert next_of(run(work(), kind, kind, kind)) == ("big", "b", "retry_same")
+
+
+PATIENT = [FailureKind.RATE_LIMITED, FailureKind.SERVER_ERROR]
+
+
+@pytest.mark.parametrize("kind", PATIENT)
+def test_a_target_that_says_when_to_come_again_is_asked_again_then_and_not_before(kind: FailureKind) -> None:
+    result = settled(ended(work(), kind, retry_after_ms=2_000))
+    assert next_of(result) == ("big", "a", "retry_after")
+    assert result.retry is not None
+    assert result.retry_at_ms == result.retry.sent_ms
+    assert NOW + 2_500 < result.retry_at_ms < NOW + 2_600
+    assert next_of(settled(ended(result.retry, kind, retry_after_ms=2_000))) == NEXT  # once is enough
+
+
+@pytest.mark.parametrize("kind", PATIENT)
+def test_a_long_wait_is_for_those_who_have_nobody_else_and_the_time(kind: FailureKind) -> None:
+    long_ms = POLICY.limits.max_retry_after_ms + 1
+    assert next_of(settled(ended(work(), kind, retry_after_ms=long_ms))) == NEXT
+    assert next_of(settled(ended(work(fallbacks=()), kind, retry_after_ms=long_ms)))[2] == "retry_after"
+    told = settled(ended(work(fallbacks=()), kind, retry_after_ms=60_000))
+    assert error_of(told) in RETRYABLE | {ErrorType.UPSTREAM_ERROR}
+    assert told.reply is not None
+    assert told.reply.error is not None
+    assert told.reply.error.retry_after_ms == 60_000
+
+
+def test_a_critical_request_does_not_wait_while_another_can_take_it() -> None:
+    critical = work().model_copy(update={"urgency": "critical"})
+    assert next_of(settled(ended(critical, FailureKind.RATE_LIMITED, retry_after_ms=1_000))) == NEXT
+
+
+def test_when_the_retries_of_these_seconds_are_used_up_the_next_target_is_taken() -> None:
+    spent = world(POLICY, as_of_ms=NOW + 500).model_copy(update={"retries_left": 0})
+    assert next_of(settled(ended(work(), FailureKind.SERVER_ERROR), spent)) == NEXT
+
+
+def opened(until_ms: int, *models: str) -> World:
+    """The named models' breakers are open everywhere."""
+    seen = world(POLICY, as_of_ms=NOW + 500)
+    views = {
+        node: view.model_copy(
+            update={
+                "models": {
+                    name: state.model_copy(update={"breaker": "open", "open_until_ms": until_ms})
+                    if name in models
+                    else state
+                    for name, state in view.models.items()
+                }
+            }
+        )
+        for node, view in seen.nodes.items()
+    }
+    return seen.model_copy(update={"nodes": views})
+
+
+def test_a_target_whose_breaker_is_open_is_stepped_over() -> None:
+    assert next_of(settled(ended(work(), FailureKind.SERVER_ERROR), opened(NOW + 5_000, "big"))) == (
+        "tiny", "b", "next_target",
+    )  # fmt: skip
+
+
+def test_when_all_breakers_are_open_it_waits_for_the_first_that_may_be_tried_and_is_no_attempt() -> None:
+    everybody = opened(NOW + 5_000, "big", "tiny", "paid")
+    result = settled(
+        ended(
+            work(),
+            FailureKind.BREAKER_OPEN,
+        ),
+        everybody,
+    )
+    assert next_of(result) == ("big", "a", "breaker_open")
+    assert result.retry is not None
+    assert result.retry_at_ms is not None
+    assert NOW + 5_000 < result.retry_at_ms < NOW + 5_100
+    assert result.retry.priors == ()
+    assert result.record.cost_usd == 0
+    assert set(result.retry.fallbacks) == {BIG_B, TINY_B, PAID}
+
+
+def test_when_no_breaker_opens_in_time_the_least_bad_is_called_all_the_same() -> None:
+    result = settled(ended(work(), FailureKind.BREAKER_OPEN), opened(NOW + 60_000, "big", "tiny", "paid"))
+    assert result.retry is not None
+    assert (result.retry.target.forced, result.retry_at_ms) == (True, None)
+
+
+def test_a_request_that_was_called_off_gets_no_other_attempt() -> None:
+    seen = world(POLICY, as_of_ms=NOW + 500).model_copy(update={"cancelled": True})
+    assert error_of(settled(ended(work(), FailureKind.SERVER_ERROR), seen)) is ErrorType.CANCELLED
+
+
+def test_a_chain_of_a_failure_is_followed_after_that_failure_only() -> None:
+    larger = PAID.model_copy(update={"only_after": FailureKind.CONTEXT_TOO_LONG})
+    item = work(fallbacks=(BIG_B, larger))
+    assert next_of(settled(ended(item, FailureKind.CONTEXT_TOO_LONG))) == ("paid", "cloud", "next_target")
+    assert next_of(settled(ended(item, FailureKind.SILENCE))) == NEXT
+    assert error_of(run(item, FailureKind.SILENCE, FailureKind.SILENCE)) is ErrorType.ALL_TARGETS_FAILED
 
 
 def test_silence_never_gets_the_same_target_again() -> None:
@@ -187,7 +290,7 @@ def test_every_attempt_is_listed_when_all_targets_failed() -> None:
 
 @given(
     st.lists(
-        st.sampled_from([k for k in FailureKind if not isinstance(CONSEQUENCES[k], ErrorType)]),
+        st.sampled_from([k for k, then in CONSEQUENCES.items() if not isinstance(then, ErrorType)]),
         min_size=30,
         max_size=30,
     ),
@@ -196,17 +299,18 @@ def test_every_attempt_is_listed_when_all_targets_failed() -> None:
 def test_no_series_of_failures_goes_on_for_ever(kinds: list[FailureKind], max_attempts: int) -> None:
     policy = small(limits={"max_attempts": max_attempts})
     item = work()
-    tried: list[tuple[str, str]] = []
-    for kind in kinds:
-        tried.append((item.target.model, item.target.node))
-        result = settled(ended(item, kind), policy=policy)
+    for at, kind in enumerate(kinds):
+        seen = world(policy, as_of_ms=NOW + 2_000 * (at + 1), received_ms=NOW)
+        result = settled(ended(item, kind), seen, policy)
         if result.retry is None:
             break
         item = result.retry
     assert result.reply is not None
-    assert len(result.reply.attempts) == len(tried) <= MAX_CALLS
-    assert len(set(tried)) <= max_attempts
-    assert all(tried.count(each) <= 2 for each in tried)
+    assert len(result.reply.attempts) <= MAX_CALLS
+    called = {(a.node, a.model) for a in result.reply.attempts}
+    assert len(called) <= max_attempts
+    ends = [(a.node, a.model) for a in result.reply.attempts]
+    assert all(ends.count(each) <= 2 for each in called)
 
 
 @pytest.mark.parametrize("kind", [FailureKind.SERVER_ERROR, FailureKind.SILENCE, FailureKind.RATE_LIMITED])
@@ -219,12 +323,12 @@ def test_nothing_is_started_after_the_deadline(kind: FailureKind) -> None:
 @pytest.mark.parametrize("kind", [FailureKind.BAD_REQUEST, FailureKind.CONTENT_POLICY, FailureKind.RATE_LIMITED])
 def test_the_upstreams_own_words_pass_through(kind: FailureKind) -> None:
     result = settled(
-        ended(work(fallbacks=()), kind, upstream="이 요청은 거절되었습니다", status=400, retry_after_ms=77)
+        ended(work(fallbacks=()), kind, upstream="이 요청은 거절되었습니다", status=400, retry_after_ms=77_000)
     )
     assert result.reply is not None
     assert result.reply.error is not None
     assert "이 요청은 거절되었습니다" in result.reply.error.message
-    assert result.reply.error.retry_after_ms == 77
+    assert result.reply.error.retry_after_ms == 77_000
 
 
 def test_an_answer_is_the_reply_with_all_its_facts() -> None:
@@ -247,7 +351,7 @@ def test_an_answer_is_the_reply_with_all_its_facts() -> None:
 
 
 @pytest.mark.parametrize("priors_usd", [["0"], ["0.001", "0.002"], ["0.001", None]])
-def test_the_cost_is_of_all_attempts_or_not_known(priors_usd: list[str | None]) -> None:
+def test_what_failed_attempts_cost_is_booked_apart_from_the_answer(priors_usd: list[str | None]) -> None:
     priors = tuple(
         AttemptRecord(
             attempt_id=f"{n}.1", node="a", model="big", provider="p", cost_usd=None if usd is None else Decimal(usd)
@@ -256,8 +360,8 @@ def test_the_cost_is_of_all_attempts_or_not_known(priors_usd: list[str | None]) 
     )
     reply = settled(ended(work(at=PAID, priors=priors), Answer(usage=USAGE))).reply
     assert reply is not None
-    known = [Decimal(usd) for usd in priors_usd if usd is not None]
-    assert reply.cost_usd == (sum(known, PAID_USD) if len(known) == len(priors_usd) else None)
+    assert reply.cost_usd == PAID_USD
+    assert reply.wasted_usd == (sum(Decimal(usd) for usd in priors_usd if usd is not None) or None)
 
 
 @pytest.mark.parametrize(("item", "usage"), [(work(at=PAID), None), (work(at=target("gone", "a")), USAGE)])
@@ -284,7 +388,7 @@ def test_a_stand_in_costs_nothing_and_says_that_it_is_no_model() -> None:
         (FailureKind.BAD_REQUEST, "wasted", 0, "no"),
         (FailureKind.INTERRUPTED, "unknown", None, "unknown"),
         (FailureKind.SILENCE, "unknown", None, "unknown"),
-        (FailureKind.SERVER_ERROR, "unknown", None, "unknown"),
+        (FailureKind.SERVER_ERROR, "wasted", 0, "no"),
         (FailureKind.CANCELLED, "unknown", None, "unknown"),
     ],
 )
@@ -299,8 +403,19 @@ def test_a_failed_attempt_is_booked_by_whether_it_can_have_cost(
         assert result.reply.cost_usd is None
 
 
+def test_what_a_failed_attempt_used_by_estimate_is_wasted_and_never_in_the_cost_of_the_answer() -> None:
+    partial = Usage(tokens_in=1000, tokens_out=100, estimated=True)
+    broken = ended(work(at=PAID, fallbacks=(BIG_A,)), FailureKind.INTERRUPTED).model_copy(update={"partial": partial})
+    result = settled(broken)
+    assert (result.booking, result.record.cost_usd, result.record.usage) == ("wasted", PAID_USD, partial)
+    assert result.retry is not None
+    reply = settled(ended(result.retry, Answer(usage=USAGE))).reply
+    assert reply is not None
+    assert (reply.cost_usd, reply.wasted_usd) == (Decimal(0), PAID_USD)
+
+
 def test_one_costly_attempt_makes_the_spending_unknown() -> None:
-    result = run(work(), FailureKind.INTERRUPTED, FailureKind.AUTH, FailureKind.AUTH)
+    result = run(work(at=PAID, fallbacks=(BIG_A, BIG_B)), FailureKind.INTERRUPTED, FailureKind.AUTH, FailureKind.AUTH)
     assert result.reply is not None
     assert result.reply.error is not None
     assert result.reply.error.spent == "unknown"

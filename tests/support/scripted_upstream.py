@@ -91,8 +91,10 @@ Script = Callable[[Exchange], Awaitable[None]]
 class ScriptedUpstream:
     """Serves each request by `script`, which may be changed at any time."""
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, listed: bytes | None = None) -> None:
         self.script = script
+        self.listed = listed
+        """What it answers to any GET, outside the script: the list of its models."""
         self.exchanges: list[Exchange] = []
         self.arrived = asyncio.Event()
         """A request was read since this was last cleared."""
@@ -123,6 +125,9 @@ class ScriptedUpstream:
         self.connections += 1
         try:
             while not writer.is_closing() and (exchange := await _request(reader, writer)):
+                if exchange.method == "GET" and self.listed is not None:
+                    await exchange.reply(200, self.listed)
+                    continue
                 self.exchanges.append(exchange)
                 self.arrived.set()
                 assert self.script is not None

@@ -265,6 +265,7 @@ def _work(asked: Asked, world: World, ruling: Ruling) -> WorkItem | None:
         target=forward.target,
         fallbacks=forward.fallbacks,
         chat=chat,
+        max_cost_usd=request.constraints.max_cost_usd,
         received_ms=world.received_ms,
         deadline_at_ms=deadline_at_ms(request, world),
         sent_ms=world.as_of_ms,

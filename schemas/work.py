@@ -74,6 +74,8 @@ class WorkItem(Message):
     target: Target
     fallbacks: tuple[Target, ...] = ()
     chat: Chat
+    max_cost_usd: float | None = None
+    """What the request may cost at most, failed attempts included."""
     received_ms: int
     """Broker time of the request's receipt, epoch milliseconds."""
     deadline_at_ms: int

@@ -1,9 +1,12 @@
 """Where a request goes after an attempt has failed: the same target, another one, or nowhere. Pure."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
-from router.core.candidates import node_unable
+from router.core.candidates import TYPICAL_TOKENS_OUT, node_unable
+from router.core.cost import NOTHING, expected_cost_usd
+from router.core.tokens import estimate_tokens
 from schemas.failure import Failure, FailureKind
 from schemas.policy import Policy
 from schemas.work import AttemptRecord, Target, WorkItem
@@ -50,7 +53,8 @@ def next_step(
         return same
     if other is not None:
         return other
-    if failure.kind in IF_ALONE and here == 1 and world.retries_left != 0:
+    once_more = failure.kind in IF_ALONE and here == 1 and world.retries_left != 0
+    if once_more and _affordable(work.target, work, attempts, policy):
         return NextStep(work.target, (), "retry_same")
     return _when_a_breaker_lets_it(failure, work, attempts, world, policy)
 
@@ -88,11 +92,24 @@ def _other(
             continue
         if _context(target, policy) <= needed:
             continue
+        if not _affordable(target, work, attempts, policy):
+            continue
         view = world.nodes.get(target.node)
         if node_unable(view, target.model, world.as_of_ms, policy.limits) is None:
             left = tuple(other for other in work.fallbacks if other != target)
             return NextStep(target, left, "next_target")
     return None
+
+
+def _affordable(target: Target, work: WorkItem, attempts: tuple[AttemptRecord, ...], policy: Policy) -> bool:
+    """Whether the request's budget, less what failed attempts have cost, is enough for this one too."""
+    model = policy.models.get(target.model)
+    if work.max_cost_usd is None or model is None or model.costs_nothing:
+        return True
+    tokens_in = estimate_tokens(turn.text() for turn in work.chat.messages)
+    expected = expected_cost_usd(model, tokens_in, work.chat.max_tokens or TYPICAL_TOKENS_OUT)
+    wasted = sum((a.cost_usd for a in attempts if a.cost_usd is not None), NOTHING)
+    return expected is not None and wasted + expected <= Decimal(work.max_cost_usd)
 
 
 def _when_a_breaker_lets_it(

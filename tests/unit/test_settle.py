@@ -231,6 +231,23 @@ def test_a_request_that_was_called_off_gets_no_other_attempt() -> None:
     assert error_of(settled(ended(work(), FailureKind.SERVER_ERROR), seen)) is ErrorType.CANCELLED
 
 
+@pytest.mark.parametrize(("cap_usd", "goes_on"), [(None, True), (1.0, True), (0.0045, False)])
+def test_what_failed_attempts_cost_counts_against_the_budget_of_the_request(
+    cap_usd: float | None, goes_on: bool
+) -> None:
+    # A call of `paid` is expected to cost 0.004 USD, and the one that broke has cost 0.0028.
+    item = work(at=PAID, fallbacks=(target("paid", "b"),)).model_copy(update={"max_cost_usd": cap_usd})
+    partial = Usage(tokens_in=1000, tokens_out=100, estimated=True)
+    policy = small(
+        models={
+            **POLICY.model_dump()["models"],
+            "paid": {**POLICY.models["paid"].model_dump(), "nodes": ["cloud", "b"]},
+        }
+    )
+    broken = ended(item, FailureKind.SILENCE).model_copy(update={"partial": partial})
+    assert (settled(broken, policy=policy).retry is not None) == goes_on
+
+
 def test_a_chain_of_a_failure_is_followed_after_that_failure_only() -> None:
     larger = PAID.model_copy(update={"only_after": FailureKind.CONTEXT_TOO_LONG})
     item = work(fallbacks=(BIG_B, larger))

@@ -24,6 +24,15 @@ USAGE = {
     "cached_tokens": 8,
 }
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "오늘의 날씨",
+        "parameters": {"type": "object", "properties": {"도시": {"type": "string"}}, "required": ["도시"]},
+    },
+}
+
 
 def event(kind: str, message: dict[str, Any] | None = None, **more: Any) -> bytes:
     body = {"type": kind, **({} if message is None else {"delta": {"message": message}}), **more}

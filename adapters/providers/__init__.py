@@ -47,6 +47,7 @@ class Factory(Protocol):
 DIALECTS: Final[Mapping[Dialect, str]] = {
     "ollama": "adapters.providers.ollama:Ollama",
     "openai": "adapters.providers.openai:OpenAI",
+    "cohere": "adapters.providers.cohere:Cohere",
     "loopback": "adapters.providers.loopback:Loopback",
 }
 

@@ -87,15 +87,11 @@ async def test_retry_after(status: int, headers: dict[str, str], wait_ms: int | 
         (event(None, error="context length exceeded"), FailureKind.CONTEXT_TOO_LONG),
         (PIECES + event(None, error={"message": "oops", "code": 502}), FailureKind.INTERRUPTED),
         (PIECES + event({}, "error") + DONE, FailureKind.INTERRUPTED),
-        (b"data: {nonsense}\n\n", FailureKind.MALFORMED),
         (b'data: {"choices": 5}\n\n', FailureKind.MALFORMED),
-        (b"<!doctype html><title>Sign in</title>\n", FailureKind.MALFORMED),
         (b'{"detail": "fine"}', FailureKind.MALFORMED),
         (DONE, FailureKind.MALFORMED),
-        (b"data: " + b"x" * (9 << 20), FailureKind.MALFORMED),
-        (b"".join(event({"content": "가" * 300_000}) for _ in range(5)) + RECORDED, FailureKind.MALFORMED),
     ],
-    ids=range(12),
+    ids=range(8),
 )
 async def test_what_goes_wrong_within_a_200(body: bytes, kind: FailureKind) -> None:
     failure = await fail(streaming(body))

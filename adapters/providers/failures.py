@@ -40,7 +40,7 @@ def kind_of(status: int, text: str) -> FailureKind:
         return FailureKind.AUTH
     if status == 429:
         return FailureKind.RATE_LIMITED
-    if status in {408, 409} or status >= 500:
+    if status in {408, 409, 499} or status >= 500:
         return FailureKind.SERVER_ERROR
     return FailureKind.MALFORMED if status < 300 else FailureKind.BAD_REQUEST
 
@@ -98,6 +98,8 @@ def usage_of(tokens_in: object, tokens_out: object, cached_in: object = 0, reaso
     if len(counts) < 4:
         return None
     sent, made, cached, thought = counts
+    if not sent + made:
+        return None  # nobody answers a chat with no tokens at all: that server does not count
     return Usage(
         tokens_in=sent, tokens_out=made, cached_tokens_in=min(cached, sent), reasoning_tokens_out=min(thought, made)
     )

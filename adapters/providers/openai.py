@@ -170,9 +170,7 @@ def _usage(said: Any) -> Usage | None:
         made = total - sent
     cached = _detail(said.get("prompt_tokens_details"), "cached_tokens")
     thought = _detail(said.get("completion_tokens_details"), "reasoning_tokens")
-    usage = usage_of(sent, made, cached, thought)
-    # Nobody answers a chat with no tokens at all: that server does not count.
-    return usage if usage and usage.tokens_in + usage.tokens_out else None
+    return usage_of(sent, made, cached, thought)
 
 
 def _detail(details: object, name: str) -> object:

@@ -20,7 +20,7 @@ from schemas.policy import Policy, Provider
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A model of a provider on a node; `state` is what the node last said of it, if it was heard."""
+    """A model of a provider on a node; `state` is what the node last said of it, if it was heard and is its own."""
 
     model: str
     backend: str
@@ -53,7 +53,9 @@ def places(policy: Policy, provider: str, nodes: dict[str, Node], now_ms: int) -
             state = nodes[node].beat.models.get(name) if node in nodes else None
             url = policy.nodes[node].urls.get(provider, policy.providers[provider].url)
             why_not = _why_not(state, node, node in nodes, now_ms)
-            found.append(Place(name, model.backend, node, _without_secrets(url), state, why_not, now_ms))
+            # How a loopback does says nothing of the provider it stands in for.
+            own = None if state and state.stand_in else state
+            found.append(Place(name, model.backend, node, _without_secrets(url), own, why_not, now_ms))
     return found
 
 
@@ -63,7 +65,7 @@ def _why_not(state: ModelState | None, node: str, was_heard: bool, now_ms: int) 
     if state is None:
         return f"node {node} has an older policy; start it again"
     if state.stand_in:
-        return "cannot be used; loopback stands in"
+        return f"{state.why_not or 'cannot be used'}; loopback stands in"
     if not state.usable:
         return state.why_not or "not usable"
     if state.breaker == "open" and (state.open_until_ms or now_ms + 1) > now_ms:

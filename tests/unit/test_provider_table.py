@@ -53,7 +53,8 @@ def test_each_model_stands_with_its_node_and_nobody_heard_says_so() -> None:
     ("said", "why"),
     [
         ({"usable": False, "why_not": "FAR_KEY is not set"}, "FAR_KEY is not set"),
-        ({"stand_in": True}, "loopback stands in"),
+        ({"stand_in": True}, "cannot be used; loopback stands in"),
+        ({"stand_in": True, "why_not": "no key"}, "no key; loopback stands in"),
         ({"breaker": "open", "open_until_ms": NOW_MS + 1}, "breaker is open"),
         ({"breaker": "open", "open_until_ms": NOW_MS}, None),
         ({"breaker": "half_open"}, None),
@@ -63,6 +64,7 @@ def test_why_a_model_cannot_be_used(said: dict[str, Any], why: str | None) -> No
     (gpt,) = found("far", beat("cloud", gpt=ModelState(provider="far", **said)))
     assert (why is None) == (gpt.why_not is None)
     assert (why or "") in (gpt.why_not or "")
+    assert (gpt.state is None) == ("stand_in" in said), "the health of a loopback is not the provider's"
 
 
 def test_a_node_with_an_older_policy_is_told_of() -> None:

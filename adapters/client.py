@@ -1,19 +1,22 @@
-"""The Python client: ask and await, or submit now and fetch the result later, from anywhere.
+"""The Python client: ask and await, stream, or submit now and fetch the result later, from anywhere.
 
 async with Client.connect("nats://127.0.0.1:4222", "npc-ai") as client:
     reply = await client.ask("Greet the party.", capability="creative")
     print(reply.message.content, reply.cost_usd)
 """
 
+import asyncio
+import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from adapters.bus import JetStreamBus, open_bus
 from adapters.mailbox import Heard, Mailbox
+from adapters.streaming import Stream, feed
 from router.errors import BusError, LlmbusError, TooLargeError
 from router.ports import NO_HEADERS, Headers, Letter
 from schemas import headers as h
@@ -21,13 +24,15 @@ from schemas.chunk import Chunk
 from schemas.failure import RETRYABLE, Error, ErrorType
 from schemas.ids import message_id
 from schemas.reply import Reply
-from schemas.request import DEFAULT_DEADLINE_MS, LlmRequest, request_hash
-from subjects import Chunk as ChunkSubject
-from subjects import Request, token
+from schemas.request import DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS, LlmRequest, request_hash
+from subjects import Cancel, Request, token
 
 RESERVED_ID = re.compile(r"seq-[0-9]+\Z")
 REPLY_GRACE_MS = 5_000
 """A reply comes by the deadline and this."""
+SILENCE_S = (DEFAULT_DEADLINE_MS + REPLY_GRACE_MS) / 1000
+WITHDRAW_S = 2.0
+"""What a caller who leaves may be held up by telling the bus so."""
 
 
 class RequestFailedError(LlmbusError):
@@ -67,11 +72,46 @@ class Client:
             yield cls(bus, mailbox, name)
 
     async def ask(self, request: str | LlmRequest, *, capability: str = "chat", request_id: str | None = None) -> Reply:
-        """Submit and await the answer. Raises RequestFailedError, typed; UnavailableError when the bus is away."""
+        """Submit and await the answer. Raises RequestFailedError, typed; UnavailableError when the bus is away.
+
+        Cancelling this cancels the request.
+        """
         rid = request_id or _named(request) or uuid.uuid4().hex
         with self._mailbox.expecting(self.name, rid) as heard:
-            ticket = await self.submit(request, capability=capability, request_id=rid)
-            return _answer(await await_reply(self._mailbox, heard, ticket))
+            try:
+                ticket = await self.submit(request, capability=capability, request_id=rid)
+                return _answer(await await_reply(self._mailbox, heard, ticket))
+            except asyncio.CancelledError:
+                await self._withdraw(rid)
+                raise
+
+    def stream(self, request: str | LlmRequest, *, capability: str = "chat", request_id: str | None = None) -> Stream:
+        """Submit, and have the answer as it comes; iterating raises what `ask` raises.
+
+        Leaving it before the reply cancels the request.
+        """
+        return Stream(self._stream(request, capability, request_id or _named(request) or uuid.uuid4().hex))
+
+    def watch(
+        self, request_id: str, *, attempt_id: str | None = None, after: int = -1, silence_s: float = SILENCE_S
+    ) -> Stream:
+        """The answer to an earlier request, of this process or another, as it comes; any number may watch.
+
+        With `attempt_id` and `after` it begins behind piece `after` of that attempt, unless a newer one is running.
+        Leaving it cancels nothing. Iterating raises what `ask` raises; RequestFailedError too when nothing is heard for
+        `silence_s`, and AttemptIdError.
+        """
+        if after >= 0 and attempt_id is None:
+            raise ValueError("pieces are numbered within an attempt: `after` needs `attempt_id`")
+        return Stream(self._watch(request_id, attempt_id, after, silence_s))
+
+    async def cancel(self, request_id: str) -> None:
+        """Have a request stopped, in whatever state it is; returns when the bus has it. Raises BusError.
+
+        Its reply is `cancelled`, unless it has another one already or the answer wins.
+        """
+        subject = str(Cancel(self.name, request_id))
+        await self._bus.publish(subject, b"", msg_id=message_id("cancel", self.name, request_id))
 
     async def submit(
         self, request: str | LlmRequest, *, capability: str = "chat", request_id: str | None = None
@@ -98,21 +138,6 @@ class Client:
             letter = await stored_reply(self._mailbox, ticket)
             return _answer(letter or await await_reply(self._mailbox, heard, ticket))
 
-    @asynccontextmanager
-    async def hearing(self, request_id: str, on_piece: Callable[[str, str], None]) -> AsyncIterator[None]:
-        """Call `on_piece(attempt_id, text)` for each piece of a streamed answer; enter it before the request is made.
-
-        Another attempt id means that the answer starts over.
-        """
-
-        def heard(_subject: str, data: bytes, _headers: Headers) -> None:
-            chunk = Chunk.decode(data)
-            on_piece(chunk.attempt_id, chunk.text)
-
-        subject = str(ChunkSubject(self.name, request_id, 0)).removesuffix("0") + "*"
-        async with self._bus.listen(subject, heard):
-            yield
-
     async def route_request(self, agent_name: str, task_type: str, message: str, **kwargs: Any) -> dict[str, Any]:
         """The old face that agents already call: the answer as a plain dictionary.
 
@@ -136,6 +161,64 @@ class Client:
                 "decision": reply.decision,
             },
         }
+
+    async def _stream(
+        self, request: str | LlmRequest, capability: str, rid: str
+    ) -> AsyncGenerator[Chunk | Reply, None]:
+        letter: Letter | None = None
+        with self._mailbox.expecting(self.name, rid) as heard:
+            async with feed(self._bus, self.name, rid) as pieces:
+                try:
+                    ticket = await self._submit_streamed(request, capability, rid)
+                    async with aclosing(pieces.until(await_reply(self._mailbox, heard, ticket))) as items:
+                        async for item in items:
+                            if isinstance(item, Chunk):
+                                yield item
+                            else:
+                                letter = item
+                except (asyncio.CancelledError, GeneratorExit):
+                    await self._withdraw(rid)
+                    raise
+        if letter is not None:
+            yield _answer(letter)
+
+    async def _watch(
+        self, rid: str, attempt_id: str | None, after: int, silence_s: float
+    ) -> AsyncGenerator[Chunk | Reply, None]:
+        with self._mailbox.expecting(self.name, rid) as heard:
+            async with feed(self._bus, self.name, rid, attempt_id=attempt_id, after=after) as pieces:
+                coming = pieces.until(self._any_reply(heard, rid), look_first=True, silence_s=silence_s)
+                try:
+                    async with aclosing(coming) as items:
+                        async for item in items:
+                            yield item if isinstance(item, Chunk) else _answer(item)
+                except TimeoutError:
+                    message = f"nothing was heard of it for {silence_s:g} s: is the id right? Its reply may still come"
+                    error = failed(ErrorType.DEADLINE_EXCEEDED, rid, message, spent_unknown=True)
+                    raise RequestFailedError(error) from None
+
+    async def _submit_streamed(self, request: str | LlmRequest, capability: str, rid: str) -> Ticket:
+        if isinstance(request, LlmRequest):
+            whole = request.model_copy(update={"stream": True})
+            return await self.submit(whole, capability=capability, request_id=rid)
+        # A prompt that is none is refused by the router, typed, as one without a stream is.
+        body = json.dumps({"prompt": request, "stream": True}, ensure_ascii=False)
+        return await self.submit(body, capability=capability, request_id=rid)
+
+    async def _any_reply(self, heard: Heard, rid: str) -> Letter:
+        """Raises TimeoutError when there can be none any more."""
+        longest_s = (MAX_DEADLINE_MS + REPLY_GRACE_MS) / 1000
+        letter = await self._mailbox.stored(self.name, rid)
+        letter = letter or await self._mailbox.wait(heard, self.name, rid, longest_s)
+        if letter is None:
+            raise TimeoutError
+        return letter
+
+    async def _withdraw(self, rid: str) -> None:
+        """Cancel a request whose caller leaves, as well as that can be done in a short time."""
+        with suppress(BusError, TimeoutError):
+            async with asyncio.timeout(WITHDRAW_S):
+                await self.cancel(rid)
 
 
 async def submit_body(

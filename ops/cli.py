@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import demo, doctor, live, policy, replay, requests, roles, schema, up
+from ops.commands import demo, doctor, live, policy, replay, requests, roles, running, schema, up
 
 app = typer.Typer(
     name="llmbus",
@@ -23,8 +23,11 @@ app.command()(roles.node)
 app.command()(requests.ask)
 app.command()(requests.submit)
 app.command()(requests.result)
+app.command()(running.watch)
+app.command()(running.cancel)
 app.command()(live.tail)
 app.command()(live.nodes)
+app.command()(live.providers)
 app.command()(replay.replay)
 app.add_typer(policy.app, name="policy")
 app.command()(schema.schema)

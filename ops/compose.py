@@ -11,11 +11,11 @@ from importlib.resources import files
 
 import psutil
 import structlog
-from pydantic import SecretStr
 
 from adapters.ask import asking
 from adapters.bus import JetStreamBus, open_bus
 from adapters.providers import Backend, Setup, build
+from ops.keys import keys
 from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
 from router.attempt import Served
@@ -128,7 +128,7 @@ async def node(
     url: str, name: str, *, stand_in: bool = False, allow_crash: bool = False, wait_s: float = 30.0,
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Executor]:  # fmt: skip
-    """The executor of node `name`, as the active policy describes it. Raises NodeUnknownError.
+    """The executor of node `name`, as the active policy describes it. Raises NodeUnknownError, KeyFileError.
 
     With `stand_in`, loopback answers for models whose backend is not usable, and says so.
     """
@@ -218,9 +218,8 @@ def _provider(policy: Policy, node: str, name: str, allow_crash: bool, environ: 
         for model in policy.models.values()
         if model.provider == name and node in model.nodes
     }
-    keys = tuple(SecretStr(value) for key in provider.keys if (value := environ.get(key)))
     url = policy.nodes[node].urls.get(name, provider.url)
-    return build(provider.dialect, Setup(url, backends, keys, provider.keys, allow_crash))
+    return build(provider.dialect, Setup(url, backends, keys(provider.keys, environ), provider.keys, allow_crash))
 
 
 async def _probe(provider: Provider) -> dict[str, str | None] | str:

@@ -14,6 +14,7 @@ from rich.text import Text
 from adapters.bus import JetStreamBus, connect
 from ops.broker import BrokerError, server_path
 from ops.compose import Bench, policy_store, shipped_policy
+from ops.keys import FILE, KeyFileError, sources
 from ops.policy_file import PolicyError, load_policy
 from ops.policy_store import RevisionNotFoundError
 from router.errors import UnavailableError
@@ -95,7 +96,8 @@ async def _models(policy: Policy) -> list[Check]:
     """Each model that runs on a machine of ours, asked where it runs."""
     checks = []
     for node in policy.nodes:
-        bench = Bench(policy, node, stand_in=False, allow_crash=False, environ=os.environ)
+        # Without keys: a provider that needs one is not asked, which would spend its quota; `_keys` looks at those.
+        bench = Bench(policy, node, stand_in=False, allow_crash=False, environ={})
         try:
             served = await bench.serve()
         finally:
@@ -104,7 +106,7 @@ async def _models(policy: Policy) -> list[Check]:
             model = policy.models[name]
             what = f"{model.backend} on {node}"
             if policy.providers[model.provider].keys:
-                continue  # its keys are looked at; asking would spend its quota
+                continue
             if each.why_not is None:
                 checks.append(Check(name, "ok", what))
             else:
@@ -118,10 +120,20 @@ def _keys(policy: Policy) -> Iterator[Check]:
     for name, provider in policy.providers.items():
         if not provider.keys:
             continue
-        if found := next((key for key in provider.keys if os.environ.get(key)), None):
-            yield Check(f"{name} key", "ok", f"{found} is set")
+        try:
+            found = sources(provider.keys, os.environ)
+        except KeyFileError as error:
+            what, _, remedy = str(error).partition("; ")
+            yield Check(f"{name} key", "fail", what, remedy)
+            continue
+        if found:
+            said = ", ".join(
+                f"{each.variable} is set" + (f" ({n} keys)" if (n := len(each.keys)) > 1 else "") for each in found
+            )
+            yield Check(f"{name} key", "ok", said)
         else:
-            yield Check(f"{name} key", "warn", "not set", f"set {' or '.join(provider.keys)} where its node runs")
+            remedy = f"set {' or '.join(provider.keys)}, or one with {FILE} to name a file, where its node runs"
+            yield Check(f"{name} key", "warn", "not set", remedy)
 
 
 def _optional() -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """Reads from the streams what became of requests; everything `llmbus replay` shows comes from here."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -83,6 +83,23 @@ def pattern(name: str) -> str:
     return f"{_token('client', client) if slash else '*'}.{_token('request id', rid)}"
 
 
+async def whose(bus: JetStreamBus, name: str, otherwise: str) -> tuple[str, str]:
+    """Client and id; of a bare RID the client that the record names, and `otherwise` before there is one.
+
+    Raises LlmbusError when several clients have such a request.
+    """
+    wanted, rid = pattern(name).split(".")
+    if wanted != "*":
+        return wanted, rid
+    clients = set()
+    async for letter in bus.read(EVENTS, f"llm.evt.*.{rid}.decided"):
+        if isinstance(address := parse(letter.subject), Event):
+            clients.add(address.client)
+    if len(clients) > 1:
+        raise _several(name, (f"{client}/{rid}" for client in sorted(clients)))
+    return clients.pop() if clients else otherwise, rid
+
+
 async def decisions(bus: JetStreamBus, wanted: Wanted) -> AsyncIterator[Decided]:
     """The records of what was decided, oldest first."""
     async for letter in bus.read(EVENTS, f"llm.evt.{wanted.pattern}.decided"):
@@ -100,8 +117,7 @@ async def life(bus: JetStreamBus, name: str) -> Life:
             "`llmbus replay` lists the requests there are"
         )
     if len(found) > 1:
-        names = ", ".join(f"{decided.client}/{decided.rid}" for decided in found)
-        raise LlmbusError(f"{name} is the id of several requests: {names}; name one of them")
+        raise _several(name, (f"{decided.client}/{decided.rid}" for decided in found))
     client, rid = found[0].client, found[0].rid
     links = []
     async for letter in bus.read(EVENTS, f"llm.evt.{client}.{rid}.*"):
@@ -126,6 +142,10 @@ async def replies(bus: JetStreamBus, wanted: Wanted) -> dict[tuple[str, str], Re
         replied = Replied.decode(letter.data)
         found[replied.client, replied.rid] = replied
     return found
+
+
+def _several(name: str, found: Iterable[str]) -> LlmbusError:
+    return LlmbusError(f"{name} is the id of several requests: {', '.join(found)}; name one of them")
 
 
 def _matches(subject: str, decided: Decided) -> bool:

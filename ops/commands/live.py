@@ -1,4 +1,4 @@
-"""`llmbus tail` and `llmbus nodes`: what happens right now."""
+"""`llmbus tail`, `llmbus nodes` and `llmbus providers`: what happens right now."""
 
 from typing import Annotated
 
@@ -25,3 +25,13 @@ def nodes(
     from ops.commands.node_table import show_nodes
 
     run_quietly(show_nodes(nats_url, watch=watch, as_json=as_json))
+
+
+def providers(nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False) -> None:
+    """Show the providers: what can be used of them, why not, and how it went lately.
+
+    Keys by their names only, and whether they are set in this shell; what counts is where the node runs.
+    """
+    from ops.commands.provider_table import show_providers
+
+    run_quietly(show_providers(nats_url, as_json=as_json))

@@ -23,6 +23,8 @@ class Node:
     beat: Heartbeat
     heard_s: float
     """Seconds since its last heartbeat."""
+    now_ms: int
+    """When it was looked at, in broker time."""
 
 
 async def show_nodes(url: str, *, watch: bool, as_json: bool) -> None:
@@ -48,7 +50,8 @@ async def heard(bus: JetStreamBus) -> list[Node]:
             beat = Heartbeat.decode(letter.data)
         except ValidationError:
             continue
-        nodes.append(Node(beat, max(0, bus.now_ms() - letter.timestamp_ms) / 1000))
+        now_ms = bus.now_ms()
+        nodes.append(Node(beat, max(0, now_ms - letter.timestamp_ms) / 1000, now_ms))
     return sorted(nodes, key=lambda node: node.beat.node)
 
 
@@ -56,14 +59,14 @@ def node_table(nodes: list[Node]) -> Table:
     right = {"justify": "right"}
     made = table(
         "node", "model", ("answered by", {"overflow": "fold"}), ("slots", right), ("running", right),
-        ("waiting", right), ("health", right), ("memory free", right), ("heard", right),
+        ("waiting", right), ("health", right), "breaker", "last failure", ("memory free", right), ("heard", right),
     )  # fmt: skip
     for node in nodes:
         for at, (name, state) in enumerate(node.beat.models.items()):
             own = (_name(node.beat), _memory(node.beat), _heard(node.heard_s)) if at == 0 else ("", "", "")
             made.add_row(
                 own[0], name, _by(state), str(state.slots), str(state.running), str(state.waiting),
-                _health(state), own[1], own[2],
+                health(state), breaker(state, node.now_ms), state.last_failure or "", own[1], own[2],
             )  # fmt: skip
     return made
 
@@ -78,8 +81,16 @@ def _by(state: ModelState) -> Text:
     return Text("loopback stands in", "yellow") if state.stand_in else Text(state.provider, "green")
 
 
-def _health(state: ModelState) -> Text:
+def health(state: ModelState) -> Text:
     return Text(f"{state.health:.0%}", "" if state.health > 0.8 else "red")
+
+
+def breaker(state: ModelState, now_ms: int) -> Text:
+    """Nothing when it is closed, as it should be."""
+    if state.breaker == "open":
+        left_s = max(0, (state.open_until_ms or now_ms) - now_ms) / 1000
+        return Text(f"open {left_s:.1f} s", "red")
+    return Text("half open", "yellow") if state.breaker == "half_open" else Text()
 
 
 def _memory(beat: Heartbeat) -> str:

@@ -32,12 +32,10 @@ def ask(
 ) -> None:  # fmt: skip
     """Ask, and print the answer.
 
-    How it came about goes to stderr.
+    How it came about goes to stderr. Ctrl-C cancels the request.
     """
-    request = _request(
-        prompt, task=task, agent=agent, model=model, urgency=urgency, deadline_ms=deadline_ms, stream=stream or None
-    )
-    run_quietly(_ask(request, capability, nats_url, stream=stream and not as_json, as_json=as_json))
+    request = _request(prompt, task=task, agent=agent, model=model, urgency=urgency, deadline_ms=deadline_ms)
+    run_quietly(_ask(request, capability, nats_url, stream=stream, as_json=as_json))
 
 
 def submit(
@@ -59,29 +57,33 @@ def result(
 
 
 async def _ask(request: "LlmRequest", capability: str, url: str, *, stream: bool, as_json: bool) -> None:
+    import asyncio
     import uuid
-    from contextlib import AsyncExitStack
 
     from adapters.client import Client, RequestFailedError
     from ops.commands.screen import print_json
+    from ops.commands.streamed import Printed, show_reply, show_stream
 
-    rid = uuid.uuid4().hex
-    streamed = _Streamed()
+    who, rid = request.agent or CLI, uuid.uuid4().hex
     try:
-        async with AsyncExitStack() as exits:
-            client = await exits.enter_async_context(Client.connect(url, request.agent or CLI))
+        async with Client.connect(url, who) as client:
             if stream:
-                await exits.enter_async_context(client.hearing(rid, streamed.piece))
+                coming = client.stream(request, capability=capability, request_id=rid)
+                await show_stream(coming, Printed(), as_json=as_json)
+                return
             reply = await client.ask(request, capability=capability, request_id=rid)
+    except asyncio.CancelledError:
+        typer.echo(f"\ncancelled; `llmbus result {who}/{rid}` says what came of it", err=True)
+        raise
     except RequestFailedError as refusal:
         if not as_json:
             raise
-        print_json(refusal.reply or {"error": refusal.error})
+        print_json(refusal.reply or {"error": refusal.error}, indent=None if stream else 2)
         raise typer.Exit(1) from None
     if as_json:
         print_json(reply)
     else:
-        _show(reply, streamed.rest(reply.message.content if reply.message else ""))
+        show_reply(reply, reply.message.content if reply.message else "")
 
 
 async def _submit(request: "LlmRequest", capability: str, url: str, *, as_json: bool) -> None:
@@ -98,6 +100,7 @@ async def _submit(request: "LlmRequest", capability: str, url: str, *, as_json: 
 
 async def _result(name: str, wait_s: float, url: str, *, as_json: bool) -> None:
     from ops.commands.screen import print_json
+    from ops.commands.streamed import show_reply
     from router.errors import LlmbusError
 
     reply = await _find(name, wait_s, url)
@@ -108,7 +111,7 @@ async def _result(name: str, wait_s: float, url: str, *, as_json: bool) -> None:
     elif reply.error is not None:
         raise LlmbusError(f"{reply.error.type.value}: {reply.error.message}")
     else:
-        _show(reply, reply.message.content if reply.message else "")
+        show_reply(reply, reply.message.content if reply.message else "")
     if reply.error is not None:
         raise typer.Exit(1)
 
@@ -133,41 +136,6 @@ async def _find(name: str, wait_s: float, url: str) -> "Reply | None":
                 pass
             letter = await bus.last(REPLIES, subject)
     return Reply.decode(letter.data) if letter else None
-
-
-class _Streamed:
-    """Prints the pieces of an answer as they come."""
-
-    def __init__(self) -> None:
-        self._attempt: str | None = None
-        self._text = ""
-
-    def piece(self, attempt_id: str, text: str) -> None:
-        if self._attempt not in (None, attempt_id):
-            typer.echo("\n[that attempt failed; the answer starts over]")
-            self._text = ""
-        self._attempt = attempt_id
-        self._text += text
-        typer.echo(text, nl=False)
-
-    def rest(self, whole: str) -> str:
-        """What is still to be printed. Pieces are best effort; the reply is whole."""
-        if whole.startswith(self._text):
-            return whole[len(self._text) :]
-        return f"\n[pieces were lost; the whole answer:]\n{whole}"
-
-
-def _show(reply: "Reply", text: str) -> None:
-    from rich.text import Text
-
-    from ops.commands.screen import console, ms, usd
-
-    typer.echo(text)
-    cost, latency = usd(reply.cost_usd), ms(reply.timings.total_ms)
-    aside = console(stderr=True)
-    aside.print(Text.assemble((f"{reply.decision} · ", "dim"), cost, (f" · {latency} · {reply.request_id}", "dim")))
-    if reply.notice:
-        aside.print(Text(reply.notice, "yellow"))
 
 
 def _request(prompt: str, **fields: Any) -> "LlmRequest":

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +67,15 @@ async def api(exchange: Exchange) -> None:
 
 
 @asynccontextmanager
-async def backends(ollama: FakeOllama) -> AsyncIterator[tuple[Inside, ScriptedUpstream]]:
+async def backends(
+    ollama: FakeOllama, environ: Mapping[str, str] = {"CANARY_KEY": CANARY}
+) -> AsyncIterator[tuple[Inside, ScriptedUpstream]]:
     """The bus with both nodes on these backends, nothing standing in."""
     async with ScriptedUpstream(api) as upstream:
         policy = POLICY.format(ollama=ollama.url, api=upstream.url)
         async with inside(nodes=False, policy=policy) as whole:
             for name in ("mini", "cloud"):
-                await whole.stack.enter_async_context(node(whole.url, name, environ={"CANARY_KEY": CANARY}))
+                await whole.stack.enter_async_context(node(whole.url, name, environ=environ))
             async with asyncio.timeout(5):
                 while whole.book is None or len(whole.book.nodes) < 2:
                     await asyncio.sleep(0.01)
@@ -127,11 +130,18 @@ async def test_without_any_backend_it_says_so_and_stands_in_for_nobody() -> None
         assert any("cannot be reached" in words for words in why)
 
 
-async def test_a_key_stands_nowhere_but_in_the_call() -> None:
-    async with FakeOllama({}) as ollama, backends(ollama) as (whole, upstream):
-        await asyncio.gather(*(whole.client.ask(f"{n}", capability="code") for n in range(5)))
-        assert any(CANARY in exchange.headers.get("authorization", "") for exchange in upstream.exchanges)
+async def test_keys_take_turns_and_stand_nowhere_but_in_the_call(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# 두 번째 계정\n{CANARY}-2\n\n{CANARY}-3\n", encoding="utf-8")
+    environ = {"CANARY_KEY": f"{CANARY}-0, {CANARY}-1", "CANARY_KEY_FILE": str(file)}
+    async with FakeOllama({}) as ollama, backends(ollama, environ) as (whole, upstream):
+        await asyncio.gather(*(whole.client.ask(f"{n}", capability="code") for n in range(8)))
+        chats = [exchange for exchange in upstream.exchanges if not exchange.path.endswith("/models")]
+        assert {exchange.headers["authorization"] for exchange in chats} == {f"Bearer {CANARY}-{n}" for n in range(4)}
         for stream in (REQUESTS, WORK, OUTCOMES, EVENTS, REPLIES, "KV_llm_nodes", "KV_llm_policy"):
             async for letter in whole.bus.read(stream):
                 assert CANARY.encode() not in letter.data
                 assert CANARY not in str(letter.headers)
+    assert CANARY not in "".join(capfd.readouterr())

@@ -1,9 +1,11 @@
 """The `llmbus` command as its users run it: real processes, a real broker, what they print and how they end."""
 
+import asyncio
 import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,9 +18,21 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from adapters.bus import open_bus
+from adapters.client import Client
+from router.ports import Letter
+from schemas import LlmRequest
+from schemas import headers as h
+from subjects.streams import CANCELS, REQUESTS
+from tests.support.nats_server import OwnBroker
+
 LLMBUS = str(Path(sys.executable).with_name("llmbus"))
 SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "CLAUDE_API_KEY")
-ENVIRON = {name: value for name, value in os.environ.items() if name not in (*SECRETS, "NATS_URL", "LLMBUS_HOME")}
+ENVIRON = {
+    name: value
+    for name, value in os.environ.items()
+    if name.removesuffix("_FILE") not in (*SECRETS, "NATS_URL", "LLMBUS_HOME")
+}
 PATIENCE_S = 30.0
 NODES = {"macbook", "macmini", "cloud"}
 
@@ -122,6 +136,96 @@ def test_a_streamed_answer_is_whole(url: str) -> None:
     assert llmbus("ask", "Stream this", "--stream", url=url).stdout.endswith("] Stream this\n")
 
 
+def slow(url: str, agent: str, rid: str) -> None:
+    """Submit what will be answered in pieces over some seconds."""
+
+    async def submit() -> None:
+        told = {"loopback": {"text": "하나 둘 셋 넷 다섯", "pieces": 11, "piece_ms": 200}}
+        async with Client.connect(url, agent) as client:
+            await client.submit(LlmRequest(prompt="x", stream=True, metadata=told), capability="code", request_id=rid)
+
+    asyncio.run(submit())
+
+
+async def made(url: str) -> None:
+    """The streams are there, and nobody who answers."""
+    async with open_bus(url, name="set-up", make=True):
+        pass
+
+
+def cancellation_of(url: str, subject: str) -> bool:
+    """Whether one is stored."""
+
+    async def look() -> bool:
+        async with open_bus(url, name="looking") as bus:
+            return await bus.last(CANCELS, subject) is not None
+
+    return asyncio.run(look())
+
+
+def test_a_stream_as_json_is_a_line_for_each_piece_and_one_for_the_reply(url: str) -> None:
+    *pieces, reply = map(json.loads, llmbus("ask", "Stream this", "--stream", "--json", url=url).stdout.splitlines())
+    assert "".join(piece["text"] for piece in pieces) == reply["message"]["content"]
+    refused = llmbus("ask", "x", "--stream", "--json", "--model", "nope", url=url)
+    assert (refused.returncode, json.loads(refused.stdout)["error"]["type"]) == (1, "no_route")
+
+
+def test_a_stream_is_watched_left_and_gone_on_with_from_another_terminal(url: str) -> None:
+    slow(url, "npc-ai", "watched")
+    with running("watch", "watched", "--json", url=url) as first:
+        seen = [json.loads(line(first.stdout)) for _ in range(3)]
+        first.send_signal(signal.SIGINT)
+        assert first.wait(PATIENCE_S) == 130
+        assert first.stderr is not None
+        left = first.stderr.read().decode()
+        assert "not cancelled" in left
+        on = shlex.split(left.partition("`llmbus ")[2].partition("`")[0])
+    last = seen[-1]
+    assert on[:4] == ["watch", "npc-ai/watched", "--attempt", last["attempt_id"]]
+    *rest, reply = map(json.loads, llmbus(*on[:-1], str(last["n"]), "--json", url=url).stdout.splitlines())
+    assert [piece["n"] for piece in seen + rest] == list(range(11))
+    assert "".join(piece["text"] for piece in seen + rest) == reply["message"]["content"] == "하나 둘 셋 넷 다섯"
+    assert llmbus("watch", "npc-ai/watched", url=url).stdout == "하나 둘 셋 넷 다섯\n"
+    assert llmbus("watch", "watched", "--attempt", "1.1", "--after", "8", url=url).stdout == "다섯\n"
+    assert not cancellation_of(url, "llm.cancel.npc-ai.watched")
+    assert "is the id right" in refusal("watch", "unheard-of", "--wait", "0.2", url=url)
+    assert "--attempt" in refusal("watch", "watched", "--after", "3", url=url)
+    assert "look like 2.1" in refusal("watch", "watched", "--attempt", "first", url=url)
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",)])
+def test_ctrl_c_cancels_what_was_asked_and_says_so(broker: OwnBroker, options: tuple[str, ...]) -> None:
+    async def stored(stream: str, subject: str) -> Letter:
+        async with open_bus(broker.url, name="looking") as bus, asyncio.timeout(PATIENCE_S):
+            while (letter := await bus.last(stream, subject)) is None:
+                await asyncio.sleep(0.02)
+        return letter
+
+    asyncio.run(made(broker.url))
+    with running("ask", "기다려", *options, "--agent", "hasty", url=broker.url) as ask:
+        rid = asyncio.run(stored(REQUESTS, ">")).headers[h.REQUEST_ID]
+        ask.send_signal(signal.SIGINT)
+        assert ask.wait(PATIENCE_S) == 130
+        assert ask.stderr is not None
+        assert f"cancelled; `llmbus result hasty/{rid}`" in ask.stderr.read().decode()
+    asyncio.run(stored(CANCELS, f"llm.cancel.hasty.{rid}"))
+
+
+def test_cancel_says_what_came_of_it(url: str) -> None:
+    slow(url, "npc-ai", "stopped")
+    ran = llmbus("cancel", "stopped", "--json", url=url)
+    told = json.loads(ran.stdout)
+    assert (told["client"], told["request_id"]) == ("npc-ai", "stopped")
+    assert (ran.returncode == 0) == told["cancelled"] == (told["status"] == "cancelled")
+    assert cancellation_of(url, "llm.cancel.npc-ai.stopped")
+    done = answer("ask", "Done", "--agent", "npc-ai", url=url)["request_id"]
+    assert "the answer had won" in refusal("cancel", f"npc-ai/{done}", url=url)
+    refused = answer("ask", "x", "--model", "nope", url=url, code=1)["request_id"]
+    assert "it had ended as no_route" in refusal("cancel", f"cli/{refused}", url=url)
+    assert "is the id right" in refusal("cancel", "unheard-of", "--wait", "0.2", url=url)
+    assert "RID or CLIENT/RID" in refusal("cancel", "a.b", url=url)
+
+
 def test_errors_are_one_message_with_a_remedy(url: str) -> None:
     assert "known are: cheap" in refusal("ask", "x", "--model", "nope", url=url)
     assert answer("ask", "x", "--model", "nope", url=url, code=1)["error"]["type"] == "no_route"
@@ -144,6 +248,32 @@ def test_submit_now_and_fetch_later(url: str) -> None:
 def test_nodes_are_listed_with_who_answers(url: str) -> None:
     assert {node["node"] for node in answer("nodes", url=url)} == NODES
     assert "loopback stands in" in llmbus("nodes", url=url).stdout
+
+
+def test_providers_are_listed_with_why_not_and_keys_by_name(url: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sk-in-a-file\n")
+    environ = ENVIRON | {
+        "NATS_URL": url,
+        "OPENAI_API_KEY": "sk-not-to-be-shown",
+        "GEMINI_API_KEY_FILE": str(tmp_path / "keys"),
+    }
+
+    def ran(*options: str) -> str:
+        return subprocess.run(
+            [LLMBUS, "providers", *options], capture_output=True, text=True, env=environ, check=True
+        ).stdout
+
+    told = {each["provider"]: each for each in json.loads(ran("--json"))}
+    assert told["openai"]["keys_set_here"] == {"OPENAI_API_KEY": True}
+    assert told["gemini"]["keys_set_here"]["GEMINI_API_KEY_FILE"]
+    assert {model["node"] for model in told["gemini"]["models"]} == {"cloud"}
+    assert not told["gemini"]["usable"]
+    assert "loopback stands in" in told["gemini"]["models"][0]["why_not"]
+    shown = ran()
+    assert "OPENAI_API_KEY set" in shown
+    assert "sk-" not in shown + json.dumps(told)
+    environ["GEMINI_API_KEY_FILE"] = str(tmp_path / "none")
+    assert "GEMINI_API_KEY_FILE names" in json.loads(ran("--json"))[1]["keys_problem"]
 
 
 def test_tail_prints_events_as_they_come(url: str) -> None:
@@ -204,6 +334,12 @@ def test_doctor_says_what_is_missing_and_shows_no_secret(url: str) -> None:
     assert checks["bus"]["state"] == checks["streams"]["state"] == checks["openai key"]["state"] == "ok"
     assert "set GEMINI_API_KEY" in checks["gemini key"]["remedy"]
     assert "sk-not" not in ran.stdout
+    environ["GEMINI_API_KEY_FILE"] = "/nowhere/keys"
+    ran = subprocess.run([LLMBUS, "doctor", "--json"], capture_output=True, text=True, env=environ, check=False)
+    checks = {each["name"]: each for each in json.loads(ran.stdout)["checks"]}
+    assert (ran.returncode, checks["gemini key"]["state"]) == (1, "fail")
+    assert "GEMINI_API_KEY_FILE names /nowhere/keys" in checks["gemini key"]["what"]
+    assert "one key on a line" in checks["gemini key"]["remedy"]
     lost = llmbus("doctor", "--nats-url", "nats://127.0.0.1:9")
     assert (lost.returncode, "llmbus up" in lost.stdout) == (1, True)
 
@@ -246,6 +382,18 @@ def test_roles_end_when_they_are_told(nats_url: str) -> None:
             role.send_signal(signal.SIGTERM)
             assert role.wait(PATIENCE_S) == 0
     assert "the policy has no node 'nowhere'" in refusal("node", "nowhere", url=nats_url)
+
+
+def test_a_node_with_a_bad_file_of_keys_does_not_start_and_shows_no_key(nats_url: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sk-canary sk-canary-2\n")
+    environ = ENVIRON | {"NATS_URL": nats_url, "OPENAI_API_KEY_FILE": str(tmp_path / "keys")}
+    ran = subprocess.run(
+        [LLMBUS, "node", "cloud"], capture_output=True, text=True, env=environ, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert f"OPENAI_API_KEY_FILE names {tmp_path}/keys" in ran.stderr
+    assert "sk-canary" not in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_the_demo_answers_everything_and_verifies() -> None:

@@ -149,5 +149,9 @@ async def _ready(bus: LiveBus, *, nc_wait_s: float) -> None:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without anything that would lead a test to a paid service."""
-    kept = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "NATS_URL"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.endswith(("_API_KEY", "_API_KEY_FILE", "NATS_URL"))
+    }
     return {**kept, **more}

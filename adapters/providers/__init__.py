@@ -47,6 +47,7 @@ class Factory(Protocol):
 DIALECTS: Final[Mapping[Dialect, str]] = {
     "ollama": "adapters.providers.ollama:Ollama",
     "openai": "adapters.providers.openai:OpenAI",
+    "anthropic": "adapters.providers.anthropic:Anthropic",
     "loopback": "adapters.providers.loopback:Loopback",
 }
 

@@ -237,7 +237,7 @@ def test_the_request() -> None:
     chat = call(messages=turns, max_tokens=5, stop=("끝",), tool_choice="auto").chat
     elsewhere, native = (request_body("m", chat, native=native) for native in (False, True))
     assert (elsewhere["max_tokens"], native["max_completion_tokens"]) == (5, 5)
-    assert [body["messages"][0].role for body in (elsewhere, native)] == ["system", "developer"]
+    assert [body["messages"][0]["role"] for body in (elsewhere, native)] == ["system", "developer"]
     assert "max_tokens" not in native
     assert "tool_choice" not in native  # without tools it would be refused
     assert native["stream_options"] == {"include_usage": True}

@@ -1,10 +1,10 @@
 """What Anthropic is asked, each body judged by the vendor's own types."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from anthropic.types import message_create_params
-from pydantic import ConfigDict, TypeAdapter, with_config
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from adapters.providers.anthropic_request import DEFAULT_MAX_TOKENS, THINKING_TOKENS, generation, request_body
 from router.errors import AttemptError
@@ -12,10 +12,11 @@ from schemas.failure import FailureKind
 from schemas.request import Chat
 from tests.support.anthropic_speech import MODEL, SEALED, SIGNATURE, THOUGHT
 from tests.support.openai_speech import ASKED
+from tests.support.sdk_types import check
 
 
 @with_config(ConfigDict(extra="forbid"))
-class _Params(message_create_params.MessageCreateParamsStreaming):
+class _Params(message_create_params.MessageCreateParamsStreaming, total=False):
     """The vendor's, and nothing else; temperature and top_p are of an older version of the API than its types."""
 
     temperature: float
@@ -39,8 +40,8 @@ CACHE = {"type": "ephemeral"}
 def body_of(*turns: dict[str, Any], backend: str = MODEL, **chat: Any) -> dict[str, Any]:
     messages = turns or ({"role": "user", "content": ASKED},)
     body = request_body(backend, Chat.model_validate({"messages": messages, **chat}))
-    PARAMS.validate_python(body)
-    return cast("dict[str, Any]", body)
+    check(PARAMS, body)
+    return body
 
 
 def refused(*turns: dict[str, Any], backend: str = MODEL, **chat: Any) -> FailureKind:
@@ -60,6 +61,11 @@ def test_a_plain_question() -> None:
         "messages": [{"role": "user", "content": [{"type": "text", "text": ASKED}]}],
         "stream": True,
     }
+
+
+def test_the_types_judge_what_is_deep_within_too() -> None:
+    with pytest.raises(ValidationError):
+        check(PARAMS, body_of() | {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]})
 
 
 def test_settings() -> None:

@@ -1,4 +1,5 @@
-"""HTTP/2 for answers that take minutes: one call at a time on a connection, and a stop that the server hears of.
+"""HTTP/2 for answers that take minutes: one call at a time on a connection, which the pool sees to, and a stop that the
+server hears of.
 
 Several calls on one connection would wait for each other's lost packets, and httpcore 1.0.9 would let one that is
 cancelled garble the others, queue them behind limits it learns too late, and not tell the server to stop. Nor would it
@@ -32,7 +33,7 @@ class _State(H2Connection):
 
 
 class Http2Connection(httpcore.AsyncHTTP2Connection):
-    """httpcore's own, for one call at a time."""
+    """httpcore's own, that may be stopped and left."""
 
     def __init__(
         self, origin: httpcore.Origin, stream: httpcore.AsyncNetworkStream, keepalive_expiry: float | None
@@ -43,9 +44,6 @@ class Http2Connection(httpcore.AsyncHTTP2Connection):
     def is_idle(self) -> bool:
         """Between two calls. Before the first it is not, or it would stay for ever when that is cancelled."""
         return super().is_idle() and self._request_count > 0
-
-    def is_available(self) -> bool:
-        return self.is_idle() and super().is_available()
 
     def has_expired(self) -> bool:
         """What a server says between two calls is most likely that it leaves."""

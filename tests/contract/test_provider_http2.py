@@ -3,10 +3,13 @@
 import asyncio
 import ssl
 from pathlib import Path
+from typing import Any
 
+import httpcore
 import pytest
 from pydantic import SecretStr
 
+from adapters.providers.http2 import Http2Connection
 from adapters.providers.openai import OpenAI
 from router.errors import AttemptError
 from router.ports import Progress
@@ -66,6 +69,16 @@ async def test_a_server_that_does_not_is_spoken_to_in_http11(tmp_path: Path, mon
         assert [(answer).text for answer in await asyncio.gather(*calls)] == [TEXT] * 5
         await provider.aclose()
     assert lines == [b"POST /chat/completions HTTP/1.1\r\n"] * 5
+
+
+def test_before_its_first_call_a_connection_is_not_at_rest_and_what_its_server_says_is_no_goodbye() -> None:
+    class Speaking(httpcore.AsyncMockStream):
+        def get_extra_info(self, info: str) -> Any:
+            return True if info == "is_readable" else super().get_extra_info(info)
+
+    connection = Http2Connection(httpcore.Origin(b"https", b"example.com", 443), Speaking([], http2=True), None)
+    assert not connection.is_idle()
+    assert not connection.has_expired()
 
 
 async def test_a_prompt_larger_than_any_window_gets_through(tls: ssl.SSLContext) -> None:

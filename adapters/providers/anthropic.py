@@ -179,7 +179,8 @@ class _AnthropicReading(EventReading[_Event]):
             for name, text in (("thinking", piece.thinking), ("signature", piece.signature), ("data", piece.data)):
                 if text and name in thought:
                     thought[name].append(text)
-            self.grow(piece.signature or piece.data or "")
+            if unseen := piece.signature or piece.data:
+                self.grow(unseen)
 
     def _thinking_blocks(self) -> tuple[dict[str, Any], ...]:
         """Only what is signed, or sealed as a whole: the API refuses to have anything else back."""

@@ -206,6 +206,7 @@ async def test_without_a_cache_all_counts_are_plain() -> None:
     [
         (amid("overloaded_error"), FailureKind.SERVER_ERROR),
         (start() + PING + amid("overloaded_error"), FailureKind.SERVER_ERROR),
+        (start() + block(0, "thinking", thinking="", signature="") + amid("api_error"), FailureKind.SERVER_ERROR),
         (PIECES + amid("overloaded_error"), FailureKind.INTERRUPTED),
         (start() + amid("rate_limit_error", "slow down"), FailureKind.RATE_LIMITED),
         (start() + amid("authentication_error", "who are you"), FailureKind.AUTH),
@@ -222,7 +223,7 @@ async def test_without_a_cache_all_counts_are_plain() -> None:
         (b'{"type": "message", "content": []}', FailureKind.INTERRUPTED),
         (json.dumps(error("overloaded_error", "Overloaded")).encode(), FailureKind.SERVER_ERROR),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 async def test_what_goes_wrong_within_a_200(body: bytes, kind: FailureKind) -> None:
     failure = await fail(streaming(body))

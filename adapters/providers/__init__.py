@@ -47,6 +47,8 @@ class Factory(Protocol):
 DIALECTS: Final[Mapping[Dialect, str]] = {
     "ollama": "adapters.providers.ollama:Ollama",
     "openai": "adapters.providers.openai:OpenAI",
+    "anthropic": "adapters.providers.anthropic:Anthropic",
+    "gemini": "adapters.providers.gemini:Gemini",
     "cohere": "adapters.providers.cohere:Cohere",
     "loopback": "adapters.providers.loopback:Loopback",
 }

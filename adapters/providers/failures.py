@@ -24,8 +24,23 @@ _TOO_LONG = re.compile(
     re.I,
 )
 _DEAD_KEY = re.compile(
-    r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key|insufficient_quota", re.I
+    r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key|insufficient_quota|credit balance"
+    r"|billing_error|api usage limits|spend_limit|organization_on_hold|organization has been disabled",
+    re.I,
 )
+STATUS_OF: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""By its type, the status that an error amid a stream would have had before it."""
 
 
 def kind_of(status: int, text: str) -> FailureKind:
@@ -70,11 +85,11 @@ def _until_ms(date: str | None, server_now: str | None) -> float:
 def said_in_stream(error: object, *, began: bool) -> AttemptError:
     """What an error amid a stream is, whose status had to be 200."""
     text = error if isinstance(error, str) else to_json(error).decode()
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else None
+    code, name = (error.get("code"), error.get("type")) if isinstance(error, dict) else (None, None)
+    status = code if isinstance(code, int) and 400 <= code < 600 else STATUS_OF.get(str(name))
     if _POLICY.search(text):
         kind = FailureKind.CONTENT_POLICY
-    elif _TOO_LONG.search(text):
+    elif status == 413 or _TOO_LONG.search(text):
         kind = FailureKind.CONTEXT_TOO_LONG
     elif began:
         kind = FailureKind.INTERRUPTED
@@ -92,17 +107,22 @@ def malformed(message: str, line: bytes) -> AttemptError:
     return AttemptError.of(FailureKind.MALFORMED, message, upstream=line.decode(errors="replace"))
 
 
-def usage_of(tokens_in: object, tokens_out: object, cached_in: object = 0, reasoning_out: object = 0) -> Usage | None:
+def usage_of(
+    tokens_in: object, tokens_out: object, cached_in: object = 0, reasoning_out: object = 0, cache_write_in: object = 0
+) -> Usage | None:
     """The counts when they can be true, else None: an unknown usage is better than a wrong bill."""
-    counts = [n for n in (tokens_in, tokens_out, cached_in, reasoning_out) if type(n) is int and 0 <= n <= MAX_TOKENS]
-    if len(counts) < 4:
+    said = (tokens_in, tokens_out, cached_in, reasoning_out, cache_write_in)
+    counts = [n for n in said if type(n) is int and 0 <= n <= MAX_TOKENS]
+    if len(counts) < len(said):
         return None
-    sent, made, cached, thought = counts
+    sent, made, cached, thought, written = counts
     if not sent + made:
         return None  # nobody answers a chat with no tokens at all: that server does not count
+    cached = min(cached, sent)
     return Usage(
-        tokens_in=sent, tokens_out=made, cached_tokens_in=min(cached, sent), reasoning_tokens_out=min(thought, made)
-    )
+        tokens_in=sent, tokens_out=made, cached_tokens_in=cached, cache_write_tokens_in=min(written, sent - cached),
+        reasoning_tokens_out=min(thought, made),
+    )  # fmt: skip
 
 
 def sentence(body: str) -> str:

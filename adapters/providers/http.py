@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ MESSAGE_CHARS: Final = 400
 Remedies = Mapping[int, str]
 """What to do about a status, for the one who reads the error."""
 NO_REMEDIES: Final[Remedies] = {}
+NO_HEADERS: Final[Mapping[str, str]] = {}
+_DATED: Final = re.compile(r"-\d{8}$")
 
 # Below that they write down each request, and word for word what upstreams say, a quoted key too.
 for _name in ("httpx", "httpcore"):
@@ -37,7 +40,9 @@ for _name in ("httpx", "httpcore"):
 class Upstream:
     """The connections to one server, and what its failures mean."""
 
-    def __init__(self, url: str | None, secrets: Sequence[SecretStr] = ()) -> None:
+    def __init__(
+        self, url: str | None, secrets: Sequence[SecretStr] = (), *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         parsed = httpx.URL(url or "")
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise ValueError("a provider needs a url like http://127.0.0.1:11434")
@@ -52,7 +57,7 @@ class Upstream:
         self._client = httpx.AsyncClient(
             base_url=parsed,
             transport=Transport(httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)),
-            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+            headers={"Accept-Encoding": "identity", "Content-Type": "application/json", **headers},
             timeout=httpx.Timeout(None, connect=CONNECT_S),
             follow_redirects=False,
             trust_env=False,
@@ -118,6 +123,7 @@ class Upstream:
                 raise
             return dict.fromkeys(models)  # it keeps no list: a call will tell
         offered = {each.removeprefix("models/") for each in listed}  # which Gemini writes before every name
+        offered |= {_DATED.sub("", each) for each in offered}  # Anthropic lists dated names, and knows them without
         return {
             model: None if model in offered else f"{self.name} does not offer {model}: correct `backend`"
             for model in models

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from adapters.providers import Backend, Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.http import Upstream
 from adapters.providers.reading import Reading
+from adapters.providers.tool_calls import parsed
 from router.errors import AttemptError
 from router.ports import Call, Progress
 from schemas.base import Wire
@@ -98,6 +99,7 @@ def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
         "truncate": False,
         "options": {name: value for name, value in options.items() if value is not None},
         "keep_alive": FOREVER if backend.resident else None,
+        "think": False if chat.reasoning_effort == "none" else chat.reasoning_effort,
         "tools": _tools(chat),
         "format": _format(chat.response_format),
     }
@@ -163,17 +165,8 @@ def _images(turn: ChatMessage) -> list[str]:
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI has the arguments as a string of JSON, Ollama as an object."""
-    try:
-        name, arguments = call["function"]["name"], call["function"].get("arguments") or "{}"
-        parsed = from_json(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, KeyError, TypeError, AttributeError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise AttemptError.of(
-            FailureKind.BAD_REQUEST, "a tool call in messages needs function.name and, as JSON, function.arguments"
-        )
-    return {"id": call.get("id") or "", "function": {"name": name, "arguments": parsed}}
+    call_id, name, arguments = parsed(call)
+    return {"id": call_id, "function": {"name": name, "arguments": arguments}}
 
 
 class _OllamaReading(Reading):

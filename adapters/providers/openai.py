@@ -13,7 +13,7 @@ from adapters.providers.sse import DONE, EventReading
 from router.ports import Call, Progress
 from schemas.base import Wire
 from schemas.outcome import Answer, FinishReason
-from schemas.request import Chat
+from schemas.request import Chat, ChatMessage
 from schemas.work import Usage
 
 OPENAI_HOST: Final = "api.openai.com"
@@ -91,10 +91,7 @@ class OpenAI:
 
 def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
     """What `/chat/completions` is sent; `native` is OpenAI itself. What is None stays out."""
-    messages = [
-        turn if native or turn.role != "developer" else turn.model_copy(update={"role": "system"})
-        for turn in chat.messages
-    ]
+    messages = [_message(turn, native=native) for turn in chat.messages]
     body = {
         "model": name,
         "messages": messages,
@@ -108,8 +105,17 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
         "tools": chat.tools or None,
         "tool_choice": chat.tool_choice if chat.tools else None,
         "response_format": chat.response_format,
+        "reasoning_effort": chat.reasoning_effort,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _message(turn: ChatMessage, *, native: bool) -> dict[str, Any]:
+    """As it came, parts of whatever type too, but without what another provider wrote down of its thinking."""
+    message = turn.model_dump(exclude_none=True, exclude={"thinking_blocks"})
+    if turn.role == "developer" and not native:
+        message["role"] = "system"
+    return message
 
 
 class _OpenAIReading(EventReading[_Event]):

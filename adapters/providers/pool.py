@@ -2,15 +2,18 @@
 
 httpcore 1.0.9 does (its issue 1093): a call cancelled after it got a new connection and before it used it leaves that
 connection behind, open for ever and of no use. Here such a connection is closed as soon as the pool is looked through,
-which the cancelled call itself sees to.
+which the cancelled call itself sees to. It also forgets a connection whose call is cancelled while TLS begins, and lets
+calls share one that is not there yet; here that is closed, and a connection has one call at a time.
 """
 
 import httpcore
 import httpx
 
+from adapters.providers.http2 import Http2Connection
+
 
 class Transport(httpx.AsyncHTTPTransport):
-    """httpx's own, with the pool below."""
+    """httpx's own, with the pool below; HTTP/2 where a server offers it over TLS."""
 
     def __init__(self, limits: httpx.Limits) -> None:
         super().__init__(verify=(tls := httpx.create_ssl_context(trust_env=False)), trust_env=False)
@@ -20,12 +23,51 @@ class Transport(httpx.AsyncHTTPTransport):
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
         )
+        tls.set_alpn_protocols(["h2", "http/1.1"])
+
+
+class _Connection(httpcore.AsyncHTTPConnection):
+    taken = False
+    """A call has it, though it may not have begun to use it."""
+
+    def is_available(self) -> bool:
+        return not self.taken and self._connection is not None and self._connection.is_available()
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        if self._connection is None:
+            try:
+                stream = await self._connect(request)
+            except BaseException:
+                self._connect_failed = True
+                raise
+            tls = stream.get_extra_info("ssl_object")
+            http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+            kind = Http2Connection if http2 else httpcore.AsyncHTTP11Connection
+            self._connection = kind(self._origin, stream, self._keepalive_expiry)
+        return await self._connection.handle_async_request(request)
+
+    async def _connect(self, request: httpcore.Request) -> httpcore.AsyncNetworkStream:
+        host, timeout_s = self._origin.host.decode("ascii"), request.extensions["timeout"]["connect"]
+        stream = await self._network_backend.connect_tcp(host, self._origin.port, timeout_s)
+        if self._ssl_context is None or self._origin.scheme != b"https":
+            return stream
+        try:
+            return await stream.start_tls(self._ssl_context, host, timeout_s)
+        except BaseException:
+            await stream.aclose()
+            raise
 
 
 class _Pool(httpcore.AsyncConnectionPool):
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return _Connection(origin, self._ssl_context, self._keepalive_expiry)
+
     def _assign_requests_to_connections(self) -> list[httpcore.AsyncConnectionInterface]:
         owned = {id(request.connection) for request in self._requests}
-        orphans = [one for one in self._connections if id(one) not in owned and not one.is_idle()]
-        for orphan in orphans:
-            self._connections.remove(orphan)
+        orphans = []
+        for connection in [one for one in self._connections if isinstance(one, _Connection)]:
+            connection.taken = id(connection) in owned
+            if not connection.taken and not connection.is_idle():
+                self._connections.remove(connection)
+                orphans.append(connection)
         return orphans + super()._assign_requests_to_connections()

@@ -6,6 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ollama import AsyncClient, ChatResponse
+from ollama._types import ChatRequest
+from pydantic_core import to_json
 
 from adapters.providers import Backend
 from adapters.providers.ollama import Ollama, request_body
@@ -105,6 +108,36 @@ def test_the_request_in_ollamas_words() -> None:
     assert body["format"] == {"type": "object"}
     assert body["options"] == {"num_ctx": 4096, "temperature": 0, "top_p": 0.5, "stop": ("끝",), "seed": 7}
     assert body["stream"] is True
+
+
+@pytest.mark.parametrize(("effort", "think"), [("none", False), ("low", "low"), ("medium", "medium"), ("high", "high")])
+def test_how_long_a_model_may_think(effort: str, think: Any) -> None:
+    assert request_body(MODEL, Backend(), call(reasoning_effort=effort).chat)["think"] == think
+    assert "think" not in request_body(MODEL, Backend(), call().chat)
+
+
+async def test_the_recording_and_the_request_are_what_the_vendors_own_client_reads_and_writes() -> None:
+    for line in RECORDED.splitlines():
+        ChatResponse.model_validate_json(line)
+    tool_call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"도시":"서울"}'}}
+    thinking = {"thinking_blocks": [{"type": "thinking", "thinking": "생각", "signature": "x"}]}
+    turns = [
+        {"role": "user", "content": KOREAN},
+        {"role": "assistant", "content": "네", "tool_calls": [tool_call], **thinking},
+        {"role": "tool", "content": "맑음", "tool_call_id": "a"},
+    ]
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    asked = call(messages=turns, tools=tools, response_format=schema, reasoning_effort="high", max_tokens=9, seed=7)
+    body = json.loads(to_json(request_body(MODEL, Backend(num_ctx=4096, resident=True), asked.chat)))
+    ChatRequest.model_validate(body)
+    assert b"thinking_blocks" not in to_json(body)
+    async with ScriptedUpstream(lambda exchange: exchange.stream(RECORDED, piece=5)) as upstream:
+        client = AsyncClient(host=upstream.url)
+        parts = [part async for part in await client.chat(MODEL, [{"role": "user", "content": KOREAN}], stream=True)]
+        await client._client.aclose()
+    assert "".join(part.message.content or "" for part in parts) == "안녕 🙂 hi"
+    assert (parts[-1].prompt_eval_count, parts[-1].eval_count) == (26, 2)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from pydantic import SecretStr, TypeAdapter
+from pydantic_core import from_json, to_json
 
 from adapters.providers import Backend, Setup, build
 from adapters.providers.openai import OpenAI, request_body
@@ -30,6 +34,7 @@ from tests.support.openai_speech import (
     streaming,
 )
 from tests.support.scripted_upstream import Script, ScriptedUpstream
+from tests.support.sdk_types import check
 
 
 async def test_the_parts_of_an_answer() -> None:
@@ -128,12 +133,57 @@ async def test_probe_of_something_else_fails(script: Script) -> None:
         await provider.aclose()
 
 
+@pytest.mark.parametrize("recorded", [RECORDED, TOOLS], ids=["text", "tools"])
+async def test_the_recordings_are_what_the_vendors_own_client_reads(recorded: bytes) -> None:
+    for line in recorded.splitlines():
+        if line.startswith(b"data: {"):
+            ChatCompletionChunk.model_validate_json(line[6:])
+    ours = await ask(streaming(recorded))
+    async with (
+        ScriptedUpstream(streaming(recorded, 5)) as upstream,
+        AsyncOpenAI(base_url=upstream.url, api_key=CANARY, max_retries=0) as client,
+        client.chat.completions.stream(model="m", messages=[{"role": "user", "content": ASKED}]) as stream,
+    ):
+        theirs = (await stream.get_final_completion()).choices[0]
+    assert (theirs.message.content or "") == ours.text
+    assert theirs.finish_reason == ours.finish_reason
+    assert [(each.id, each.function.name, each.function.arguments) for each in theirs.message.tool_calls or ()] == [
+        (each["id"], each["function"]["name"], each["function"]["arguments"]) for each in ours.tool_calls
+    ]
+
+
+def test_the_request_is_one_by_the_vendors_own_types() -> None:
+    parts = [
+        {"type": "text", "text": ASKED},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "문서.pdf"}},
+    ]
+    tool_call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"도시":"서울"}'}}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "네", "tool_calls": [tool_call]},
+        {"role": "tool", "content": "맑음", "tool_call_id": "a"},
+    ]
+    thinking = {"thinking_blocks": [{"type": "thinking", "thinking": "생각", "signature": "x"}]}
+    schema = {"name": "city", "schema": {"type": "object"}, "strict": True}
+    asked = call(
+        messages=[turns[0], {**turns[1], **thinking}, turns[2]], max_tokens=5, temperature=0.5, top_p=0.5, seed=7,
+        stop=("끝",), reasoning_effort="none", tools=[{"type": "function", "function": {"name": "weather"}}],
+        tool_choice="required", response_format={"type": "json_schema", "json_schema": schema},
+    )  # fmt: skip
+    body = from_json(to_json(request_body("gpt-x", asked.chat, native=True)))
+    check(TypeAdapter(CompletionCreateParamsStreaming), body)
+    assert body["messages"] == turns
+    assert body["reasoning_effort"] == "none"
+
+
 def test_the_request() -> None:
     turns = [{"role": "developer", "content": "짧게"}, {"role": "user", "content": ASKED}]
     chat = call(messages=turns, max_tokens=5, stop=("끝",), tool_choice="auto").chat
     elsewhere, native = (request_body("m", chat, native=native) for native in (False, True))
     assert (elsewhere["max_tokens"], native["max_completion_tokens"]) == (5, 5)
-    assert [body["messages"][0].role for body in (elsewhere, native)] == ["system", "developer"]
+    assert [body["messages"][0]["role"] for body in (elsewhere, native)] == ["system", "developer"]
     assert "max_tokens" not in native
     assert "tool_choice" not in native  # without tools it would be refused
     assert native["stream_options"] == {"include_usage": True}

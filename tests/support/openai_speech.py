@@ -26,7 +26,9 @@ USAGE = {
 
 def event(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    body = {"id": "c1", "object": "chat.completion.chunk", "choices": choices, **more}
+    body = {
+        "id": "c1", "object": "chat.completion.chunk", "created": 1790000000, "model": "m", "choices": choices, **more,
+    }  # fmt: skip
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 

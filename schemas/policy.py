@@ -14,7 +14,7 @@ from schemas.request import Strategy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Balance = Literal["round_robin", "least_loaded", "health_based"]
-Dialect = Literal["ollama", "openai", "loopback"]
+Dialect = Literal["ollama", "openai", "gemini", "loopback"]
 
 
 class Strict(BaseModel):

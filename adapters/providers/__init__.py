@@ -47,6 +47,7 @@ class Factory(Protocol):
 DIALECTS: Final[Mapping[Dialect, str]] = {
     "ollama": "adapters.providers.ollama:Ollama",
     "openai": "adapters.providers.openai:OpenAI",
+    "gemini": "adapters.providers.gemini:Gemini",
     "loopback": "adapters.providers.loopback:Loopback",
 }
 

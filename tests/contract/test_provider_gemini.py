@@ -124,6 +124,14 @@ async def test_a_finish_reason_with_every_piece_ends_nothing_before_the_body_doe
 
     assert (await fail(cut)).kind is FailureKind.INTERRUPTED
     assert (await fail(streaming(early + PIECES))).kind is FailureKind.INTERRUPTED
+    assert (await fail(streaming(every + RECORDED[:60]))).kind is FailureKind.INTERRUPTED
+
+
+async def test_of_several_candidates_the_first_is_the_answer() -> None:
+    two = [{"index": 0, "content": {"parts": [text(TEXT)]}, "finishReason": "STOP"},
+           {"index": 1, "content": {"parts": [text("또 다른 답")]}, "finishReason": "SAFETY"}]  # fmt: skip
+    answer = await ask(streaming(event(candidates=two, usageMetadata=USAGE)))
+    assert (answer.text, answer.finish_reason) == (TEXT, "stop")
 
 
 async def test_usage_may_come_after_the_finish_reason() -> None:

@@ -20,12 +20,14 @@ _POLICY = re.compile(
     r"content[_ ]?(filter|policy)|content management policy|responsible_?ai|safety system|moderation|flagged", re.I
 )
 _TOO_LONG = re.compile(
-    r"context[_ ](length|window|size)|maximum context|prompt (is )?too long|input (length|is too long)|too many tokens",
+    r"context[_ ](length|window|size)|maximum context|prompt (is )?too long|input (length|is too long)|too many tokens"
+    r"|token count.{0,24} exceeds the maximum",
     re.I,
 )
 _DEAD_KEY = re.compile(
     r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key|insufficient_quota|credit balance"
-    r"|billing_error|api usage limits|spend_limit|organization_on_hold|organization has been disabled",
+    r"|billing_error|api usage limits|spend_limit|organization_on_hold|organization has been disabled"
+    r"|user location is not supported",
     re.I,
 )
 STATUS_OF: Final[Mapping[str, int]] = {
@@ -41,6 +43,8 @@ STATUS_OF: Final[Mapping[str, int]] = {
     "overloaded_error": 529,
 }
 """By its type, the status that an error amid a stream would have had before it."""
+_RETRY_INFO = re.compile(r'"retryDelay":\s{0,8}"(\d{1,9}(?:\.\d{1,9})?)s"')
+"""Google's `RetryInfo`, in the details of an error."""
 
 
 def kind_of(status: int, text: str) -> FailureKind:
@@ -60,8 +64,8 @@ def kind_of(status: int, text: str) -> FailureKind:
     return FailureKind.MALFORMED if status < 300 else FailureKind.BAD_REQUEST
 
 
-def retry_after_ms(headers: Mapping[str, str]) -> int | None:
-    """How long the upstream asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+def retry_after_ms(headers: Mapping[str, str], text: str = "") -> int | None:
+    """How long the upstream asks to wait: `retry-after-ms`, `Retry-After` in seconds or as a date, or in its error."""
     for name, unit_ms in (("retry-after-ms", 1), ("retry-after", 1000)):
         try:
             wait_ms = float(headers.get(name, "")) * unit_ms
@@ -69,7 +73,8 @@ def retry_after_ms(headers: Mapping[str, str]) -> int | None:
             wait_ms = _until_ms(headers.get(name), headers.get("date"))
         if wait_ms == wait_ms:  # not NaN
             return int(min(max(wait_ms, 0), MAX_RETRY_AFTER_MS))
-    return None
+    info = _RETRY_INFO.search(text)
+    return int(min(float(info[1]) * 1000, MAX_RETRY_AFTER_MS)) if info else None
 
 
 def _until_ms(date: str | None, server_now: str | None) -> float:
@@ -96,7 +101,7 @@ def said_in_stream(error: object, *, began: bool) -> AttemptError:
     else:
         kind = kind_of(status, text) if status else FailureKind.SERVER_ERROR
     message = f"the upstream said within its answer: {sentence(text)}"
-    return AttemptError.of(kind, message, status=status, upstream=text)
+    return AttemptError.of(kind, message, status=status, retry_after_ms=retry_after_ms({}, text), upstream=text)
 
 
 def interrupted(message: str) -> AttemptError:

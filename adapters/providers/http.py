@@ -175,13 +175,14 @@ class Upstream:
             pass  # the status is there
         status = response.status_code
         text = body.decode(errors="replace")
-        remedy = remedies.get(status)
+        kind = kind_of(status, text)
+        remedy = remedies.get(status) or (remedies.get(401) if kind is FailureKind.AUTH else None)
         said = sentence(text) or response.reason_phrase
         return Failure(
-            kind=kind_of(status, text),
+            kind=kind,
             message=f"{self.name} answered {status}: {said}" + (f"; {remedy}" if remedy else ""),
             status=status,
-            retry_after_ms=retry_after_ms(response.headers),
+            retry_after_ms=retry_after_ms(response.headers, text),
             upstream=text or None,
         )
 

@@ -89,7 +89,7 @@ class Anthropic:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
-        return await self._upstream.chat("/messages", body, call, _AnthropicReading(progress), self._keys)
+        return await self._upstream.chat("/messages", body, call, lambda: _AnthropicReading(progress), self._keys)
 
     async def probe(self) -> dict[str, str | None]:
         return await self._upstream.offers(self._models, "/models?limit=1000", "data", "id", self._keys)

@@ -100,7 +100,7 @@ class Cohere:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
-        return await self._upstream.chat("/v2/chat", body, call, _CohereReading(progress), self._keys)
+        return await self._upstream.chat("/v2/chat", body, call, lambda: _CohereReading(progress), self._keys)
 
     async def probe(self) -> dict[str, str | None]:
         return await self._upstream.offers(self._models, MODELS, "models", "name", self._keys)

@@ -98,7 +98,7 @@ class Gemini:
         body = request_body(call.backend, call.chat)
         name = quote(call.backend.removeprefix("models/"), safe="")
         path = f"/models/{name}:streamGenerateContent?alt=sse"
-        return await self._upstream.chat(path, body, call, _GeminiReading(progress), self._keys)
+        return await self._upstream.chat(path, body, call, lambda: _GeminiReading(progress), self._keys)
 
     async def probe(self) -> dict[str, str | None]:
         names = {model: model.removeprefix("models/") for model in self._models}

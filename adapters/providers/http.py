@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import httpx
@@ -99,14 +99,15 @@ class Upstream:
         failure = self._fit_to_tell(failure)
         raise AttemptError(failure)
 
-    async def chat(self, path: str, body: Mapping[str, Any], call: Call, reading: Reading, keys: Keys) -> Answer:
+    async def chat(
+        self, path: str, body: Mapping[str, Any], call: Call, reading: Callable[[], Reading], keys: Keys
+    ) -> Answer:
         """`stream` with the account's keys, whichever of them serves. Raises AttemptError."""
         if keys.missing:
             raise AttemptError.of(FailureKind.AUTH, self._no_key(keys))
         check = f"check {keys.names}" if keys.names else "check its key"
         remedies = dict.fromkeys((401, 402, 403), check)
-        # A key that is refused ends a call before its first line, so the reading is still fresh for the next.
-        return await keys.using(lambda auth: self.stream(path, body, call, reading, auth=auth, remedies=remedies))
+        return await keys.using(lambda auth: self.stream(path, body, call, reading(), auth=auth, remedies=remedies))
 
     async def offers(
         self, models: Collection[str], path: str, items: str, name: str, keys: Keys

@@ -80,7 +80,7 @@ class OpenAI:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
-        return await self._upstream.chat("/chat/completions", body, call, _OpenAIReading(progress), self._keys)
+        return await self._upstream.chat("/chat/completions", body, call, lambda: _OpenAIReading(progress), self._keys)
 
     async def probe(self) -> dict[str, str | None]:
         return await self._upstream.offers(self._models, "/models", "data", "id", self._keys)

@@ -207,7 +207,7 @@ class Bench:
         words = found[model.provider]
         why_not = words if isinstance(words, str) else words.get(model.backend)
         if why_not is not None and self._stand_in:
-            return Served(self._loopback, "loopback", stand_in=True)
+            return Served(self._loopback, "loopback", stand_in=True, why_not=why_not)
         return Served(self._providers[model.provider], model.provider, why_not=why_not)
 
 

@@ -33,7 +33,11 @@ class Served:
     provider_name: str
     stand_in: bool = False
     why_not: str | None = None
-    """Why it cannot be used, and what to do."""
+    """Why it cannot be used, and what to do; beside a stand-in: why the model itself cannot."""
+
+    @property
+    def usable(self) -> bool:
+        return self.stand_in or self.why_not is None
 
 
 @dataclass(slots=True)

@@ -206,8 +206,8 @@ class Executor:
             return FailureKind.CANCELLED, "its client called it off before it was started"
         if now_ms >= work.deadline_at_ms:
             return FailureKind.DEADLINE, "its time ran out in the queue"
-        if seat.served.why_not is not None:
-            return FailureKind.UNSUPPORTED, seat.served.why_not
+        if not seat.served.usable:
+            return FailureKind.UNSUPPORTED, seat.served.why_not or ""
         if permit := seat.breaker.permit(now_ms, forced=bool(work.target.forced)):
             return permit
         return FailureKind.BREAKER_OPEN, "it failed too often of late and is left alone for a moment"

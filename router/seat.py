@@ -38,7 +38,7 @@ class Seat:
             waiting=self.lane.waiting + sum(self.behind(urgency) for urgency in URGENCIES),
             ok=ok,
             failed=len(self.recent) - ok,
-            usable=served.why_not is None,
+            usable=served.usable,
             why_not=served.why_not,
             breaker=breaker.state,
             open_until_ms=breaker.open_until_ms,

@@ -45,6 +45,8 @@ class Outcome(Message):
     answer: Answer | None = None
     failure: Failure | None = None
     timings: AttemptTimings
+    partial: Usage | None = None
+    """What a failed attempt has used as far as it got, estimated."""
     called: bool = True
     """False when no provider was called: nothing can have been spent."""
     stand_in: bool = False

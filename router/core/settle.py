@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from router.core.candidates import node_unable
-from router.core.cost import NOTHING, cost_usd
+from router.core.cost import NOTHING, cost_usd, unpriced
 from schemas.event import Booking
 from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind, Spent
 from schemas.outcome import Answer, Outcome
@@ -134,22 +134,21 @@ def _context(target: Target, policy: Policy) -> int:
 
 def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
     target = outcome.work.target
-    answer = outcome.answer
-    cost: Decimal | None
-    if outcome.stand_in or not outcome.called:
-        cost = NOTHING
-    elif answer is not None:
-        cost = cost_usd(policy.models.get(target.model), answer.usage)
-    else:
-        cost = NOTHING if outcome.failure and outcome.failure.kind in UNSPENT else None
+    model = policy.models.get(target.model)
+    usage = outcome.answer.usage if outcome.answer else outcome.partial
+    refused = outcome.failure is not None and outcome.failure.kind in UNSPENT
+    spent = outcome.called and not outcome.stand_in and not refused
+    cost = cost_usd(model, usage, outcome.timings.total_ms) if spent else NOTHING
     return AttemptRecord(
         attempt_id=outcome.attempt_id,
         node=outcome.node,
         model=target.model,
         provider=outcome.provider,
         failure=outcome.failure,
-        usage=answer.usage if answer else None,
+        usage=usage,
         cost_usd=cost,
+        unpriced=unpriced(model) if cost is None else None,
+        prices=model.price.source if cost and model and model.price else None,
         total_ms=outcome.timings.total_ms,
     )
 

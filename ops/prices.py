@@ -60,7 +60,7 @@ async def resolve(policy: Policy) -> PriceTable | None:
     if process.returncode:
         said = errors.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {process.returncode}"
         raise PriceLookupError(
-            f"the prices of the policy's models cannot be looked up: {said}; look at `llmbus doctor`"
+            f"prices cannot be looked up: {said}; install llmbus again with all it needs, or give every model a `price`"
         )
     return PriceTable.decode(out)
 

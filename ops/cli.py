@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import demo, doctor, live, policy, replay, requests, roles, running, schema, up
+from ops.commands import cost, demo, doctor, live, policy, replay, requests, roles, running, schema, up
 
 app = typer.Typer(
     name="llmbus",
@@ -29,6 +29,7 @@ app.command()(live.tail)
 app.command()(live.nodes)
 app.command()(live.providers)
 app.command()(replay.replay)
+app.command()(cost.cost)
 app.add_typer(policy.app, name="policy")
 app.command()(schema.schema)
 app.command()(doctor.doctor)

@@ -1,7 +1,9 @@
 """Keeps every revision of the policy on the bus for ever, and says which one is active.
 
-Key `r000001`, `r000002`, ... holds the text of a revision and is written once; `r000001.about` says when and why it
-came; `active` holds the number of the active one, so that its own history tells what was active when.
+Key `r000001`, `r000002`, ... holds the text of a revision and is written once, and so is `r000001.prices`: what the
+models without a price of their own cost, looked up when the revision came. `r000001.about` says when and why that was;
+it is written after both, and a revision counts only with it. `active` holds the number of the active one, so that its
+own history tells what was active when.
 
 Only direct reads are used: nats-py's `history` and `keys` leave a consumer behind at every call, and find nothing when
 the entries are on their way as they ask how many will come.
@@ -10,18 +12,25 @@ the entries are on their way as they ask how many will come.
 import contextlib
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from typing import Protocol
 
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from pydantic import ValidationError
 
+from ops import prices
 from ops.policy_file import PolicyError, PolicyProblem, load_policy
-from schemas.policy import Policy
+from schemas.policy import Policy, Price
+from schemas.prices import PriceTable
 from subjects.streams import POLICY_BUCKET
 
 ACTIVE = "active"
+
+Resolve = Callable[[Policy], Awaitable[PriceTable | None]]
+"""Looks up the prices that a policy leaves open; None when there are none."""
 
 
 class Entry(Protocol):
@@ -47,6 +56,8 @@ class Revision:
     text: str
     created: datetime
     policy: Policy
+    """With the prices of `prices` where it has none of its own."""
+    prices: PriceTable | None = None
 
 
 @dataclass(frozen=True)
@@ -75,27 +86,43 @@ class RevisionNotFoundError(LookupError):
 class PolicyStore:
     """The policy in its bucket. Errors of the bus come through as they are."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, resolve: Resolve = prices.resolve) -> None:
         self._bucket = bucket
+        self._resolve = resolve
 
     async def apply(self, text: str, name: str, *, note: str = "") -> Revision:
-        """Make `text` the active policy. The text that is active already makes no new revision. Raises PolicyError."""
+        """Make `text` the active policy. Raises PolicyError, PriceLookupError.
+
+        The text that is active already makes no new revision, unless prices have changed.
+        """
         policy = load_policy(text, name)
+        table = await self._resolve(policy)
         kept = await self.history()
         active = next((each for each in kept if each.active), None)
         if active is not None and active.text == text:
-            return Revision(active.number, text, active.created, policy)
+            with contextlib.suppress(PolicyError):  # prices that cannot be read are mended by a new revision
+                before = await self._prices(active.number)
+                if _same(before, table):
+                    return _revision(active, policy, before)
         number = await self._create(text, kept[-1].number + 1 if kept else 1)
+        await self._put_prices(number, table)
         created = await self._tell_about(number, note)
         await self._point_at(number)
-        return Revision(number, text, created, policy)
+        return _revision(Kept(number, text, created, active=True), policy, table)
 
     async def seed(self, text: str, name: str) -> Revision:
-        """The first policy of an empty bus; of many who do this at once, one makes the revision and all get it."""
-        load_policy(text, name)
+        """The first policy of an empty bus; of many who do this at once, one makes the revision and all get it.
+
+        Raises PolicyError, PriceLookupError.
+        """
+        table = await self._resolve(load_policy(text, name))
         with contextlib.suppress(KeyWrongLastSequenceError):
             await self._bucket.update(_key(1), text.encode(), last=0)
         if await self._value(_about(1)) is None:
+            if (found := await self._value(_key(1))) != text.encode():
+                # Somebody else's, who may have died since: its prices, not ours.
+                table = await self._resolve(load_policy((found or b"").decode(), f"{POLICY_BUCKET}/{_key(1)}"))
+            await self._put_prices(1, table)
             await self._tell_about(1, f"shipped {name}")
         with contextlib.suppress(KeyWrongLastSequenceError):
             await self._bucket.update(ACTIVE, b"1", last=0)
@@ -116,7 +143,8 @@ class PolicyStore:
         kept = await self._kept(number, await self._value(_key(number)))
         if kept is None:
             raise RevisionNotFoundError(number)
-        return Revision(number, kept.text, kept.created, load_policy(kept.text, f"{POLICY_BUCKET}/{_key(number)}"))
+        policy = load_policy(kept.text, f"{POLICY_BUCKET}/{_key(number)}")
+        return _revision(kept, policy, await self._prices(number))
 
     async def history(self) -> list[Kept]:
         """Every revision, oldest first."""
@@ -145,6 +173,25 @@ class PolicyStore:
                 number += 1
             else:
                 return number
+
+    async def _put_prices(self, number: int, table: PriceTable | None) -> None:
+        if table is not None:
+            with contextlib.suppress(KeyWrongLastSequenceError):  # seeded by another just now
+                await self._bucket.update(_prices(number), table.encode(), last=0)
+
+    async def _prices(self, number: int) -> PriceTable | None:
+        """Raises PolicyError when they cannot be read: what costs something must not seem to have no price."""
+        value = await self._value(_prices(number))
+        if not value:
+            return None
+        try:
+            return PriceTable.decode(value)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            what, remedy = f"cannot be read: {error.errors()[0]['msg']}", "apply the policy again"
+            raise PolicyError(
+                (PolicyProblem(f"{POLICY_BUCKET}/{_prices(number)}", 1, 1, where or "prices", what, remedy),)
+            ) from None
 
     async def _tell_about(self, number: int, note: str) -> datetime:
         created = datetime.now(UTC)
@@ -178,3 +225,20 @@ def _key(number: int) -> str:
 
 def _about(number: int) -> str:
     return f"{_key(number)}.about"
+
+
+def _prices(number: int) -> str:
+    return f"{_key(number)}.prices"
+
+
+def _revision(kept: Kept, policy: Policy, table: PriceTable | None) -> Revision:
+    return Revision(kept.number, kept.text, kept.created, table.fill(policy) if table else policy, table)
+
+
+def _same(one: PriceTable | None, other: PriceTable | None) -> bool:
+    """Whether they say the same; the day it was looked up is no difference."""
+    return _unsourced(one) == _unsourced(other)
+
+
+def _unsourced(table: PriceTable | None) -> dict[str, Price]:
+    return {name: price.model_copy(update={"source": None}) for name, price in table.models.items()} if table else {}

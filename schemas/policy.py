@@ -38,14 +38,48 @@ class Provider(Strict):
     dialect: Dialect
     url: str | None = None
     keys: tuple[str, ...] = ()
+    price_list: str | None = None
+    """Whose prices hold, by genai-prices' name of them; absent: told by the url, without one by dialect or name."""
 
 
-class Price(Strict):
+class TokenPrice(Strict):
     """US dollars per million tokens."""
 
     input_usd_per_mtok: Decimal = Field(ge=0)
     output_usd_per_mtok: Decimal = Field(ge=0)
     cached_input_usd_per_mtok: Decimal | None = Field(default=None, ge=0)
+    """Of what is read from the provider's cache; absent: as any input."""
+    cache_write_input_usd_per_mtok: Decimal | None = Field(default=None, ge=0)
+    """Of what is written to the provider's cache; absent: as any input."""
+
+
+class PriceTier(TokenPrice):
+    """What all tokens of a request cost, the first ones too, once its input is larger than this."""
+
+    above_tokens_in: int = Field(ge=0)
+
+
+class Price(TokenPrice):
+    """What a model costs, by tokens, by time, or both."""
+
+    input_usd_per_mtok: Decimal = Field(default=Decimal(0), ge=0)
+    output_usd_per_mtok: Decimal = Field(default=Decimal(0), ge=0)
+    above: tuple[PriceTier, ...] = ()
+    usd_per_hour: Decimal | None = Field(default=None, ge=0)
+    """Of a machine of ours while it answers: kW times US dollars per kWh."""
+    source: str | None = None
+    """Where it was looked up, and when; None: nowhere, it is the policy's own."""
+
+    @property
+    def tokens_cost_nothing(self) -> bool:
+        return not self.above and not any(
+            (
+                self.input_usd_per_mtok,
+                self.output_usd_per_mtok,
+                self.cached_input_usd_per_mtok,
+                self.cache_write_input_usd_per_mtok,
+            )
+        )
 
 
 class Model(Strict):
@@ -64,7 +98,7 @@ class Model(Strict):
     quality: float = Field(ge=0, le=1)
     tokens_per_s: float = Field(gt=0)
     price: Price | None = None
-    """Absent: unknown, and so is the cost of what it answers."""
+    """Absent: looked up when the policy is applied; not found there: unknown, and so is what its answers cost."""
     free_tier: bool = False
     """Costs nothing within the provider's free quota."""
     tools: bool = True
@@ -79,9 +113,8 @@ class Model(Strict):
 
     @property
     def costs_nothing(self) -> bool:
-        return self.free_tier or (
-            self.price is not None and self.price.input_usd_per_mtok == self.price.output_usd_per_mtok == 0
-        )
+        price = self.price
+        return self.free_tier or (price is not None and price.tokens_cost_nothing and not price.usd_per_hour)
 
 
 class When(Strict):
@@ -276,6 +309,14 @@ def _model_problems(policy: Policy, name: str, model: Model) -> Iterator[Problem
                 )
     if model.lighter is not None:
         yield from _unknown(("models", name, "lighter"), "model", model.lighter, policy.models)
+    if model.price is not None:
+        given = {"input_usd_per_mtok", "output_usd_per_mtok"} & model.price.model_fields_set
+        if len(given) == 1 or (not given and model.price.usd_per_hour is None):
+            yield Problem(
+                ("models", name, "price"),
+                "says only in part what it costs",
+                "give both `input_usd_per_mtok` and `output_usd_per_mtok`, or `usd_per_hour`; 0 is a price",
+            )
 
 
 def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[str, ...]]]:

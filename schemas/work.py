@@ -1,6 +1,7 @@
 """What a node must do: everything needed to run an attempt and, coming back in its outcome, to settle it."""
 
 from decimal import Decimal
+from typing import Literal
 
 from schemas.base import Message, Wire
 from schemas.failure import Failure, FailureKind
@@ -44,6 +45,10 @@ class Usage(Wire):
     """True when the provider did not say, and the router counted."""
 
 
+Unpriced = Literal["no_price", "no_usage"]
+"""Why a cost is not known."""
+
+
 class AttemptRecord(Wire):
     """An attempt that has ended, short enough to travel with the ones after it."""
 
@@ -55,6 +60,9 @@ class AttemptRecord(Wire):
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     """None when it cannot be known."""
+    unpriced: Unpriced | None = None
+    prices: str | None = None
+    """Where the price was looked up, and when; None: it is the policy's own, or none was needed."""
     total_ms: float = 0
 
 

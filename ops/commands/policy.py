@@ -10,7 +10,7 @@ import typer
 from ops.commands.options import DEFAULT_URL, Json, NatsUrl, run_quietly
 
 if TYPE_CHECKING:
-    from ops.policy_store import PolicyStore
+    from ops.policy_store import PolicyStore, Revision
 
 app = typer.Typer(help="Check, apply, show and roll back the policy.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,16 +43,24 @@ def apply(
     note: Annotated[str, typer.Option(help="Why, for the history.")] = "",
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Make FILE the policy of the bus; routers take it without a restart."""
+    """Make FILE the policy of the bus; routers take it without a restart.
 
-    async def run() -> tuple[int, bool]:
+    Models without a price get the one of today; applied again, a file whose prices have changed is a new revision.
+    """
+    from ops.commands.price_table import price_remedy, unpriced_models
+
+    async def run() -> "tuple[Revision, bool]":
         async with _store(nats_url, make=True) as store:
             before = {each.number for each in await store.history()}
             revision = await store.apply(_text(file), str(file), note=note or file.name)
-            return revision.number, revision.number not in before
+            return revision, revision.number not in before
 
-    number, new = run_quietly(run())
-    _say({"revision": number, "new": new}, f"revision {number} is {'active' if new else 'active already'}", as_json)
+    revision, new = run_quietly(run())
+    missing = unpriced_models(revision)
+    words = f"revision {revision.number} is {'active' if new else 'active already'}"
+    if missing:
+        words += f"; no price is known of {', '.join(missing)}. {price_remedy()}"
+    _say({"revision": revision.number, "new": new, "no_price": missing}, words, as_json)
 
 
 @app.command()
@@ -79,6 +87,25 @@ def show(
             typer.echo(found.text, nl=False)
 
     run_quietly(run())
+
+
+@app.command()
+def prices(
+    revision: Annotated[int | None, typer.Argument(help="The active one without it.")] = None,
+    nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show what each model costs, and where that was looked up."""
+    from ops.commands.price_table import show_prices
+    from router.errors import LlmbusError
+
+    async def run() -> "Revision | None":
+        async with _store(nats_url) as store:
+            return await (store.active() if revision is None else store.get(revision))
+
+    found = run_quietly(run())
+    if found is None:
+        raise LlmbusError("no policy was ever applied; `llmbus policy apply FILE` makes one active")
+    show_prices(found, as_json=as_json)
 
 
 @app.command()

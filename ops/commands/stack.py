@@ -16,6 +16,7 @@ from ops.broker import Broker
 from ops.commands.children import Child, Say
 from ops.commands.kept_broker import kept_broker
 from ops.compose import SHIPPED, policy_store, shipped_policy
+from ops.policy_file import load_policy
 from ops.policy_store import Revision
 from router.errors import LlmbusError, one_error
 from schemas.heartbeat import Heartbeat
@@ -63,15 +64,17 @@ async def stack(
         if not server:
             say("broker", f"{url}  not ours, and stays when we go", True)
         policies = await policy_store(bus)
-        revision = await policies.active() or await policies.seed(shipped_policy(), SHIPPED)
+        active = await policies.active()
         beats: dict[str, Heartbeat] = {}
         heard = await exits.enter_async_context(_hearing(bus, beats))
         children = [router]
-        await router.tell(url)
-        for name in revision.policy.nodes:
+        for name in (active.policy if active else load_policy(shipped_policy(), SHIPPED)).nodes:
             command = ("node", name, "--stand-in")
             children.append(await exits.enter_async_context(Child.started(name, command, logs)))
-            await children[-1].tell(url)
+        # The nodes get ready while its prices are looked up.
+        revision = active or await policies.seed(shipped_policy(), SHIPPED)
+        for child in children:
+            await child.tell(url)
         async with _kept(children, say):
             await _ready(bus, beats, heard, revision.policy.nodes.keys(), logs)
             say("router", f"policy revision {revision.number}", True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from router.core.cost import NOTHING, cost_usd
+from router.core.cost import NOTHING, cost_usd, unpriced
 from router.core.next_step import next_step
 from schemas.event import Booking
 from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind, Spent
@@ -110,15 +110,11 @@ def unanswered(kind: ErrorType, work: WorkItem, world: World, why: str, spent: S
 
 def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
     target = outcome.work.target
-    answer = outcome.answer
-    usage = answer.usage if answer else outcome.partial
-    cost: Decimal | None
-    if outcome.stand_in or not outcome.called:
-        cost = NOTHING
-    elif outcome.failure and outcome.failure.kind in UNSPENT:
-        cost, usage = NOTHING, None
-    else:
-        cost = cost_usd(policy.models.get(target.model), usage)
+    model = policy.models.get(target.model)
+    refused = outcome.failure is not None and outcome.failure.kind in UNSPENT
+    usage = outcome.answer.usage if outcome.answer else None if refused else outcome.partial
+    spent = outcome.called and not outcome.stand_in and not refused
+    cost = cost_usd(model, usage, outcome.timings.total_ms) if spent else NOTHING
     return AttemptRecord(
         attempt_id=outcome.attempt_id,
         node=outcome.node,
@@ -127,6 +123,8 @@ def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
         failure=outcome.failure,
         usage=usage,
         cost_usd=cost,
+        unpriced=unpriced(model) if cost is None else None,
+        prices=model.price.source if cost and model and model.price else None,
         total_ms=outcome.timings.total_ms,
     )
 

@@ -1,8 +1,10 @@
 """The policy's revisions on a real broker: checked before they are kept, never overwritten, one of them active."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import nats
@@ -11,6 +13,8 @@ from nats.js.kv import KeyValue
 
 from ops.policy_file import PolicyError
 from ops.policy_store import PolicyStore, RevisionNotFoundError
+from schemas.policy import Policy, Price
+from schemas.prices import PriceTable
 from subjects.streams import BUCKETS, POLICY_BUCKET
 
 TEXT = """\
@@ -153,3 +157,148 @@ async def test_reading_leaves_no_consumer_behind(store: PolicyStore, bucket: Key
         assert await store.active() == applied
     await asyncio.gather(*(store.history() for _ in range(20)))
     assert (await bucket.status()).stream_info.state.consumer_count == 0
+
+
+LISTED = TEXT.replace("{dialect: loopback}", "{dialect: openai, url: https://api.openai.com/v1}").replace(
+    "none", "gpt-4.1"
+)
+
+
+class Shop:
+    """Prices that a test may change."""
+
+    def __init__(self, usd: int = 1, day: int = 1) -> None:
+        self.usd, self.day, self.asked = usd, day, 0
+
+    async def resolve(self, policy: Policy) -> PriceTable | None:
+        self.asked += 1
+        cost = Decimal(self.usd)
+        price = Price(input_usd_per_mtok=cost, output_usd_per_mtok=cost, source=f"shop, 2026-11-{self.day:02}")
+        return PriceTable(version="shop", as_of=date(2026, 11, self.day), models=dict.fromkeys(policy.models, price))
+
+
+def usd(policy: Policy) -> Decimal | None:
+    price = policy.models["coder"].price
+    return price.input_usd_per_mtok if price else None
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+def priced(bucket: KeyValue, shop: Shop) -> PolicyStore:
+    return PolicyStore(bucket, shop.resolve)
+
+
+async def test_prices_are_looked_up_once_and_stand_beside_the_revision_for_ever(
+    priced: PolicyStore, shop: Shop, bucket: KeyValue
+) -> None:
+    applied = await priced.apply(TEXT, "p.yaml")
+    assert usd(applied.policy) == 1
+    shop.usd = 2
+    assert await PolicyStore(bucket, shop.resolve).active() == applied == await priced.get(1)
+    assert shop.asked == 1
+    assert applied.prices is not None
+    assert (await bucket.get("r000001.prices")).value == applied.prices.encode()
+
+
+async def test_new_prices_make_a_new_revision_of_the_same_text_and_another_day_does_not(
+    priced: PolicyStore, shop: Shop
+) -> None:
+    first = await priced.apply(TEXT, "p.yaml")
+    shop.day = 2
+    assert await priced.apply(TEXT, "p.yaml") == first
+    shop.usd = 3
+    second = await priced.apply(TEXT, "p.yaml")
+    assert (second.number, usd(second.policy)) == (2, Decimal(3))
+    assert usd((await priced.get(1)).policy) == 1
+    assert usd((await priced.rollback(1)).policy) == 1
+
+
+async def test_the_library_knows_the_price_of_a_model_at_its_makers_address(store: PolicyStore) -> None:
+    applied = await store.apply(LISTED, "p.yaml")
+    assert usd(applied.policy) == 2
+    price = applied.policy.models["coder"].price
+    assert price is not None
+    assert price.source is not None
+    assert price.source.startswith("genai-prices ")
+    assert await store.active() == applied
+
+
+async def test_a_revision_from_before_prices_were_kept_is_read_as_it_is(bucket: KeyValue, priced: PolicyStore) -> None:
+    await bucket.put("r000001", TEXT.encode())
+    await bucket.put("r000001.about", b'{"created": "2025-01-01T00:00:00+00:00", "note": ""}')
+    await bucket.put("active", b"1")
+    old = await priced.active()
+    assert old is not None
+    assert (old.prices, usd(old.policy)) == (None, None)
+    again = await priced.apply(TEXT, "p.yaml")
+    assert (again.number, usd(again.policy)) == (2, Decimal(1))
+
+
+class DyingBucket:
+    """Dies in place of its nth write."""
+
+    def __init__(self, bucket: KeyValue, writes: int) -> None:
+        self._bucket, self._left = bucket, writes
+        self.get = bucket.get
+
+    async def put(self, key: str, value: bytes) -> int:
+        self._write()
+        return await self._bucket.put(key, value)
+
+    async def update(self, key: str, value: bytes, last: int | None = None) -> int:
+        self._write()
+        return await self._bucket.update(key, value, last)
+
+    def _write(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ConnectionResetError
+
+
+@pytest.mark.parametrize("how", ["apply", "seed"])
+@pytest.mark.parametrize("writes", range(4))
+async def test_whoever_dies_while_writing_leaves_no_revision_without_its_prices(
+    bucket: KeyValue, shop: Shop, priced: PolicyStore, how: str, writes: int
+) -> None:
+    dying = PolicyStore(DyingBucket(bucket, writes), shop.resolve)
+    with pytest.raises(ConnectionResetError):
+        await getattr(dying, how)(TEXT, "p.yaml")
+    assert await priced.active() is None
+    assert len(await priced.history()) == (writes == 3)
+    for kept in await priced.history():
+        assert usd((await priced.get(kept.number)).policy) == 1
+    seeded = await priced.seed(TEXT, "p.yaml")
+    assert (seeded.number, usd(seeded.policy)) == (1, Decimal(1))
+    assert await priced.active() == seeded
+
+
+async def test_a_seed_that_finds_another_text_gives_it_prices_of_its_own(bucket: KeyValue) -> None:
+    async def by_text(policy: Policy) -> PriceTable:
+        cost = Decimal(str(policy.models["coder"].quality))
+        price = Price(input_usd_per_mtok=cost, output_usd_per_mtok=cost)
+        return PriceTable(version="shop", as_of=date(2026, 11, 1), models={"coder": price})
+
+    await bucket.put("r000001", TEXT.encode())
+    seeded = await PolicyStore(bucket, by_text).seed(TEXT.replace("quality: 0.5", "quality: 0.25"), "p.yaml")
+    assert (seeded.text, usd(seeded.policy)) == (TEXT, Decimal("0.5"))
+
+
+async def test_many_who_seed_at_once_get_the_same_prices(bucket: KeyValue) -> None:
+    stores = [PolicyStore(bucket, Shop(usd).resolve) for usd in range(1, 9)]
+    seeded = await asyncio.gather(*(store.seed(TEXT, "p.yaml") for store in stores))
+    assert len({usd(revision.policy) for revision in seeded}) == 1
+    assert len({dataclasses.astuple(revision)[:2] for revision in seeded}) == 1
+
+
+async def test_prices_that_cannot_be_read_are_an_error_and_not_a_missing_price(
+    priced: PolicyStore, bucket: KeyValue
+) -> None:
+    await priced.apply(TEXT, "p.yaml")
+    await bucket.put("r000001.prices", b'{"version": "shop", "as_of": "2026-11-01", "models": {"coder": {"new": 1}}}')
+    with pytest.raises(PolicyError, match=r"llm_policy/r000001\.prices:1:1: models\.coder\.new: cannot be read"):
+        await priced.active()
+    assert (await priced.apply(TEXT, "p.yaml")).number == 2

@@ -310,7 +310,7 @@ def test_a_policy_is_checked_applied_shown_and_rolled_back(url: str, tmp_path: P
     assert answer("policy", "check", str(file))["ok"]
     before = answer("policy", "history", url=url)
     applied = answer("policy", "apply", str(file), url=url)
-    assert applied == {"revision": before[-1]["revision"] + 1, "new": True}
+    assert applied == {"revision": before[-1]["revision"] + 1, "new": True, "no_price": []}
     assert "balance: round_robin" in llmbus("policy", "show", str(applied["revision"]), url=url).stdout
     assert llmbus("policy", "rollback", "1", url=url).stdout == "revision 1 is active\n"
     assert [each["revision"] for each in answer("policy", "history", url=url) if each["active"]] == [1]

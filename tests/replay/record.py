@@ -17,7 +17,7 @@ from typing import Any
 from adapters.bus import open_bus
 from adapters.client import Client, RequestFailedError
 from ops.broker import broker
-from ops.compose import node, router, shipped_policy
+from ops.compose import node, policy_store, router
 from schemas.request import LlmRequest
 from subjects.streams import EVENTS, REQUESTS
 
@@ -47,6 +47,7 @@ async def record(name: str) -> int:
         for row in rows:
             await ask(url, row)
         bus = await stack.enter_async_context(open_bus(url, name="record"))
+        revision = await (await policy_store(bus)).get(1)
         requests = [
             {
                 "seq": letter.seq,
@@ -57,7 +58,12 @@ async def record(name: str) -> int:
             async for letter in bus.read(REQUESTS)
         ]
         decided = [json.loads(letter.data) async for letter in bus.read(EVENTS, "llm.evt.*.*.decided")]
-    history = {"policy": shipped_policy(), "requests": requests, "decided": decided}
+    history = {
+        "policy": revision.text,
+        "prices": revision.prices.model_dump(mode="json") if revision.prices else None,
+        "requests": requests,
+        "decided": decided,
+    }
     HISTORIES.mkdir(exist_ok=True)
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, ensure_ascii=False, indent=1) + "\n")
     return len(decided)

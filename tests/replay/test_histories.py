@@ -9,6 +9,7 @@ import pytest
 from ops.policy_file import load_policy
 from router.core.replay import differences
 from schemas.decision import Decided
+from schemas.prices import PriceTable
 from subjects import Request, parse
 
 HISTORIES = sorted(Path(__file__).with_name("histories").glob("*.json"))
@@ -22,6 +23,8 @@ def test_there_are_histories() -> None:
 def test_a_history_is_decided_as_it_was(path: Path) -> None:
     history: dict[str, Any] = json.loads(path.read_text())
     policy = load_policy(history["policy"], path.name)
+    if prices := history.get("prices"):
+        policy = PriceTable.model_validate(prices).fill(policy)
     requests = {request["seq"]: request for request in history["requests"]}
     found = {}
     for record in history["decided"]:

@@ -54,6 +54,10 @@ def changed(old: str, new: str) -> str:
     return SMALL.replace(old, new)
 
 
+def priced(price: str) -> str:
+    return changed("tokens_per_s: 40", f"tokens_per_s: 40\n    price: {price}")
+
+
 @pytest.fixture(scope="module")
 def shipped() -> Policy:
     return load_policy(TEXT, "ops/policy.yaml")
@@ -90,12 +94,31 @@ def test_the_shipped_models(
     assert model.resident == (name == "judge")
 
 
-def test_the_shipped_prices_are_exact(shipped: Policy) -> None:
-    assert shipped.models["gemini"].price == Price(
+def test_the_shipped_policy_gives_a_price_to_what_is_ours_and_leaves_the_others_to_be_looked_up(
+    shipped: Policy,
+) -> None:
+    ours = {name for name, model in shipped.models.items() if model.price is not None}
+    assert ours == {"judge", "architect", "coder", "reviewer"}
+    assert all(shipped.models[name].costs_nothing for name in ours)
+
+
+@pytest.mark.parametrize(
+    "price", ["{}", "{input_usd_per_mtok: 1}", "{output_usd_per_mtok: 1}", "{usd_per_hour: 1, input_usd_per_mtok: 1}"]
+)
+def test_a_price_says_all_or_is_left_out(price: str) -> None:
+    with pytest.raises(PolicyError, match=r"models\.coder\.price: says only in part what it costs"):
+        load_policy(priced(price), "p.yaml")
+
+
+def test_a_price_is_read_exactly() -> None:
+    price = "{input_usd_per_mtok: 0.30, output_usd_per_mtok: 2.50, cached_input_usd_per_mtok: 0.03}"
+    assert load_policy(priced(price), "p.yaml").models["coder"].price == Price(
         input_usd_per_mtok=Decimal("0.3"),
         output_usd_per_mtok=Decimal("2.5"),
         cached_input_usd_per_mtok=Decimal("0.03"),
     )
+    timed = load_policy(priced("{usd_per_hour: 0.0135}"), "p.yaml").models["coder"].price
+    assert timed == Price(usd_per_hour=Decimal("0.0135"))
 
 
 @pytest.mark.parametrize(

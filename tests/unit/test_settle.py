@@ -431,6 +431,35 @@ def test_what_a_failed_attempt_used_by_estimate_is_wasted_and_never_in_the_cost_
     assert (reply.cost_usd, reply.wasted_usd) == (Decimal(0), PAID_USD)
 
 
+@pytest.mark.parametrize(
+    ("at", "usage", "kind", "cost", "why"),
+    [
+        (PAID, USAGE, FailureKind.INTERRUPTED, PAID_USD, None),
+        (PAID, USAGE, FailureKind.CANCELLED, PAID_USD, None),
+        (PAID, None, FailureKind.INTERRUPTED, None, "no_usage"),
+        (BIG_A, None, FailureKind.INTERRUPTED, Decimal(0), None),
+        (target("gone", "a"), USAGE, FailureKind.INTERRUPTED, None, "no_price"),
+    ],
+)
+def test_what_a_failed_attempt_used_is_booked_with_it(
+    at: Target, usage: Usage | None, kind: FailureKind, cost: Decimal | None, why: str | None
+) -> None:
+    record = settled(ended(work(at=at), kind).model_copy(update={"partial": usage})).record
+    assert (record.usage, record.cost_usd, record.unpriced) == (usage, cost, why)
+
+
+def test_the_record_names_the_prices_that_were_looked_up() -> None:
+    source = "genai-prices 0.2.3, 2026-11-21"
+    paid = POLICY.models["paid"]
+    assert paid.price is not None
+    price = paid.price.model_copy(update={"source": source})
+    models = {**POLICY.models, "paid": paid.model_copy(update={"price": price})}
+    policy = POLICY.model_copy(update={"models": models})
+    assert settled(ended(work(at=PAID), Answer(usage=USAGE)), policy=policy).record.prices == source
+    assert settled(ended(work(at=PAID), FailureKind.AUTH), policy=policy).record.prices is None
+    assert settled(ended(work(at=PAID), Answer(usage=USAGE))).record.prices is None
+
+
 def test_one_costly_attempt_makes_the_spending_unknown() -> None:
     result = run(work(at=PAID, fallbacks=(BIG_A, BIG_B)), FailureKind.INTERRUPTED, FailureKind.AUTH, FailureKind.AUTH)
     assert result.reply is not None

@@ -74,12 +74,12 @@ def process(*command: str) -> Iterator[psutil.Process]:
 
 
 @asynccontextmanager
-async def llmbus(url: str) -> AsyncIterator[tuple[Load, psutil.Process]]:
-    """Router and executor as users start them, and a client of them."""
+async def roles(url: str, policy: str) -> AsyncIterator[psutil.Process]:
+    """Router and the node `bench` as users start them; the router's process."""
     async with connect(url, name="bench") as nc:
         await provision(nc)
         store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
-        await store.apply((HERE / "policy.yaml").read_text(), "policy.yaml")
+        await store.apply(policy, "policy.yaml")
         beat = await nc.subscribe(f"$KV.{NODES_BUCKET}.bench", max_msgs=1)
         await nc.flush()
         with (
@@ -87,8 +87,17 @@ async def llmbus(url: str) -> AsyncIterator[tuple[Load, psutil.Process]]:
             process(str(BIN / "llmbus"), "router", "--nats-url", url) as router,
         ):
             await beat.next_msg(20)
-            async with Load.open(url, "llm.req.code", "llm.res.bench.*") as load:
-                yield load, router
+            yield router
+
+
+@asynccontextmanager
+async def llmbus(url: str) -> AsyncIterator[tuple[Load, psutil.Process]]:
+    """The roles, and a client of them."""
+    async with (
+        roles(url, (HERE / "policy.yaml").read_text()) as router,
+        Load.open(url, "llm.req.code", "llm.res.bench.*") as load,
+    ):
+        yield load, router
 
 
 @asynccontextmanager

@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 POLICY_LOOK_S = 60.0
 PROBE_S = 15.0
+PROBE_AGAIN_S = 2.0
+"""While a backend cannot be reached: what is back should not be left idle."""
 SHIPPED = "ops/policy.yaml"
 
 
@@ -181,10 +183,12 @@ class Bench:
         }
         self._loopback = build("loopback", Setup(allow_crash=allow_crash))
         self._stand_in = stand_in
+        self._all_reached = True
 
     async def serve(self) -> dict[str, Served]:
         """Ask every provider what it can do."""
         found = dict(zip(self._providers, await asyncio.gather(*map(_probe, self._providers.values())), strict=True))
+        self._all_reached = not any(isinstance(words, str) for words in found.values())
         return {name: self._served(name, found) for name in self.models}
 
     def seat(self, name: str, served: Served) -> Seat:
@@ -194,7 +198,7 @@ class Bench:
     async def probe_for_ever(self, executor: Executor) -> None:
         """Notice a backend that came up, or went."""
         while True:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(PROBE_S if self._all_reached else PROBE_AGAIN_S)
             for model, served in (await self.serve()).items():
                 executor.serve(model, served)
 

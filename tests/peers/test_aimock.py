@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from router.ports import Progress, ToolCallPiece
-from tests.support.aimock import Aimock
+from tests.support.aimock import PACKAGE, Aimock
 from tests.support.dialects import ASKED, CANARY, THINKS, ask, call, every
 
 pytestmark = pytest.mark.node
@@ -34,6 +34,13 @@ KEY_HEADERS = {
     "gemini": "x-goog-api-key",
     "cohere": "authorization",
 }
+
+
+def test_its_lock_names_no_registry() -> None:
+    lock = json.loads((PACKAGE / "package-lock.json").read_text(encoding="utf-8"))
+    [package] = [package for path, package in lock["packages"].items() if path]
+    assert "resolved" not in package
+    assert package["integrity"].startswith("sha512-")
 
 
 @every()

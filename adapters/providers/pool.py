@@ -34,6 +34,7 @@ class _Connection(httpcore.AsyncHTTPConnection):
         return not self.taken and self._connection is not None and self._connection.is_available()
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        kept = self._connection is not None
         if self._connection is None:
             try:
                 stream = await self._connect(request)
@@ -44,7 +45,14 @@ class _Connection(httpcore.AsyncHTTPConnection):
             http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
             kind = Http2Connection if http2 else httpcore.AsyncHTTP11Connection
             self._connection = kind(self._origin, stream, self._keepalive_expiry)
-        return await self._connection.handle_async_request(request)
+        try:
+            return await self._connection.handle_async_request(request)
+        except (httpcore.RemoteProtocolError, httpcore.NetworkError):
+            if not kept:
+                raise
+            # A server may close a connection in the moment in which it is used again, and has not seen the call then.
+            await self.aclose()
+            raise httpcore.ConnectionNotAvailable from None
 
     async def _connect(self, request: httpcore.Request) -> httpcore.AsyncNetworkStream:
         host, timeout_s = self._origin.host.decode("ascii"), request.extensions["timeout"]["connect"]

@@ -26,7 +26,7 @@ from tests.support.openai_speech import (
     refusing,
     streaming,
 )
-from tests.support.scripted_upstream import JSON, Exchange, ScriptedUpstream
+from tests.support.scripted_upstream import JSON, Ending, Exchange, ScriptedUpstream
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,33 @@ async def test_sound_keys_take_turns_and_when_all_are_refused_the_error_names_wh
         assert len(upstream.exchanges) == 6
         upstream.script = streaming(RECORDED)
         assert (await provider.chat(call(), Progress())).text == TEXT  # none is left: the one longest at rest is tried
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_a_kept_connection_that_ends_in_the_moment_of_its_next_use_is_no_failure(how: Ending) -> None:
+    async def script(exchange: Exchange) -> None:
+        if len(upstream.exchanges) == 2:
+            await exchange.end(how)
+        else:
+            await exchange.stream(RECORDED)
+
+    async with ScriptedUpstream(script) as upstream:
+        provider = OpenAI(upstream.url)
+        for _ in range(2):
+            assert (await provider.chat(call(), Progress())).text == TEXT
+        assert (len(upstream.exchanges), upstream.connections) == (3, 2)
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_a_new_connection_that_ends_without_a_word_is_a_failure_and_one_call(how: Ending) -> None:
+    async with ScriptedUpstream(lambda exchange: exchange.end(how)) as upstream:
+        provider = OpenAI(upstream.url)
+        with pytest.raises(AttemptError) as caught:
+            await provider.chat(call(), Progress())
+        assert caught.value.failure.kind is FailureKind.CONNECTION
+        assert len(upstream.exchanges) == 1
         await provider.aclose()
 
 

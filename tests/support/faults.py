@@ -162,13 +162,13 @@ def assert_pieces_are_whole(pieces: list[Chunk], reply: Reply) -> None:
 
 def assert_bill_is_right(reply: Reply) -> None:
     """The answer's cost is its own; what failed is told apart and adds up."""
-    *failed, last = reply.attempts
+    failed = list(reply.attempts)
     if reply.status == "ok":
+        last = failed.pop()
         assert reply.usage is not None
         assert reply.cost_usd == last.cost_usd == usd(last.model, reply.usage)
     else:
         assert reply.cost_usd is None
-        failed.append(last)
     for attempt in failed:
         assert attempt.cost_usd == (usd(attempt.model, attempt.usage) if attempt.usage else 0)
     assert reply.wasted_usd == (sum(a.cost_usd for a in failed if a.cost_usd is not None) or None)

@@ -10,9 +10,10 @@ from schemas import LlmRequest, Reply
 from schemas.event import Cancelled
 from subjects import Cancel
 from subjects.streams import CANCELLER, EVENTS, REPLIES, WORK
-from tests.support.faults import PROMPT, Held, ask, heard, nothing_left, told_of, tried, usd
-from tests.support.openai_speech import error, refusing
-from tests.support.upstreams import Upstreams, alone, one_slot, patient, upstreams
+from tests.support.faults import PROMPT, Held, ask, begin, heard, nothing_left, told_of, tried, usd
+from tests.support.openai_speech import DONE, FINISH, USAGE, error, event, refusing
+from tests.support.scripted_upstream import Exchange
+from tests.support.upstreams import Policy, Upstreams, alone, one_slot, patient, upstreams
 
 streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
@@ -208,3 +209,45 @@ async def test_twice_is_as_good_as_once() -> None:
         assert (await events(up, "r1")).count("cancelled") == 1
         assert len([letter async for letter in up.bus.bus.read(REPLIES)]) == 1
         await nothing_left(up)
+
+
+async def test_whenever_it_comes_there_is_one_reply_and_nothing_stays_behind() -> None:
+    async def slowly(exchange: Exchange) -> None:
+        async def work() -> None:
+            await begin(exchange, 20)
+            await asyncio.sleep(0.02)
+            await exchange.chunk(FINISH + event(usage=USAGE) + DONE)
+            await exchange.chunk(b"")
+
+        at_work.add(exchange)
+        await exchange.while_connected(work())
+        at_work.discard(exchange)
+
+    at_work: set[Exchange] = set()
+
+    async def asked_and_called_off(up: Upstreams, n: int) -> Reply:
+        asking = asyncio.create_task(ask(up, f"r{n}", stream=n % 2 == 0))
+        if n % 4:
+            await asyncio.sleep(n / 150)
+            await call_off(up, f"r{n}")
+        return await asking
+
+    def few_slots(policy: Policy) -> None:
+        patient(policy)
+        policy["models"]["primary"]["slots"] = 8
+
+    async with upstreams(few_slots) as up:
+        up.primary.script = slowly
+        replies = await asyncio.gather(*(asked_and_called_off(up, n) for n in range(100)))
+        assert {reply.status for reply in replies} == {"ok", "cancelled"}
+        assert {reply.status for reply in replies[::4]} == {"ok"}, "those that nobody called off"
+        await cancels_are_done(up)
+        await nothing_left(up)
+        stored = [Reply.decode(letter.data) async for letter in up.bus.bus.read(REPLIES)]
+        assert sorted(reply.request_id for reply in stored) == sorted(f"r{n}" for n in range(100))
+        assert {reply.request_id: reply.status for reply in stored} == {r.request_id: r.status for r in replies}
+        await told_of(up, "primary", lambda model: model.running == model.waiting == 0)
+        assert (await ask(up, "after")).status == "ok"
+        async with asyncio.timeout(5):
+            while at_work:
+                await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ import pytest
 from schemas import Reply
 from schemas.decision import Decided
 from subjects.streams import EVENTS, WORK
-from tests.support.faults import AWAY, SILENT, TOO_MANY, Held, ask, cut, nothing_left, told_of, tried
+from tests.support.faults import AWAY, SILENT, TOO_MANY, Held, ask, both_ways, cut, nothing_left, told_of, tried
 from tests.support.openai_speech import error, refusing
 from tests.support.scripted_upstream import Script
 from tests.support.upstreams import Policy, Upstreams, alone, answering, upstreams
@@ -24,15 +24,18 @@ async def passed_over(up: Upstreams, rid: str) -> dict[str, str | None]:
     return {candidate.model: candidate.passed_over for candidate in considered if candidate.passed_over}
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("fault", "kind", "calls"),
     [(AWAY, "server_error", 5), (cut("fin"), "interrupted", 5), (TOO_MANY, "rate_limited", 5), (SILENT, "silence", 1)],
     ids=["503", "cut", "429", "silence"],
 )
 async def test_it_opens_after_five_failures_and_at_once_after_silence_and_then_nobody_calls(
-    fault: Script, kind: str, calls: int, stream: bool
+    fault: Script, kind: str, calls: int
 ) -> None:
+    await asyncio.gather(*(left_alone(fault, kind, calls, stream) for stream in (False, True)))
+
+
+async def left_alone(fault: Script, kind: str, calls: int, stream: bool) -> None:
     async with upstreams(breaker_open_ms=LONG_MS) as up:
         up.primary.script = fault
         for n in range(12):
@@ -116,9 +119,9 @@ async def recover(up: Upstreams) -> None:
     up.primary.script, up.second.script, up.third.script = map(answering, ("primary", "second", "third"))
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@both_ways
 async def test_when_all_are_open_a_request_lies_on_the_bus_until_the_first_may_be_tried(stream: bool) -> None:
-    async with upstreams(breaker_open_ms=2_500) as up:
+    async with upstreams(breaker_open_ms=2_000) as up:
         await all_open(up)
         before = up.calls
         asking = asyncio.create_task(ask(up, "r1", stream=stream, deadline_ms=20_000))
@@ -149,7 +152,7 @@ async def test_when_all_are_open_and_time_is_short_the_least_bad_is_called_all_t
 
 async def test_who_says_when_to_come_again_is_left_alone_until_then() -> None:
     async with upstreams(alone, breaker_open_ms=100) as up:
-        up.primary.script = refusing(429, error("slow down"), Retry_After="2")
+        up.primary.script = refusing(429, error("slow down"), Retry_After="1")
         first = asyncio.create_task(ask(up, "r1"))
         await told_of(up, "primary", lambda model: model.breaker == "open")
         up.primary.script = answering("primary")

@@ -1,5 +1,6 @@
 """A key that upstreams quote wherever they can is found in nothing that this project stores, prints or raises."""
 
+import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator
@@ -97,6 +98,12 @@ def assert_untold(text: str) -> None:
     assert not [text[max(0, at - 100) :][:200] for half in TELLING if (at := text.find(half)) >= 0]
 
 
+async def failing(up: Upstreams, *, stream: bool) -> RequestFailedError:
+    with pytest.raises(RequestFailedError) as failed:
+        await up.bus.client.ask(LlmRequest(prompt=PROMPT, stream=stream))
+    return failed.value
+
+
 async def test_no_key_is_told_whatever_the_upstream_says(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,17 +111,14 @@ async def test_no_key_is_told_whatever_the_upstream_says(
     # A refused key opens the breaker at once: the next request waits for it to be tried again.
     async with upstreams(keyed, environ=KEYS, breaker_open_ms=100, breaker_failures=1_000) as up:
         for name, leak in LEAKS.items():
-            up.primary.script = leak
-            for stream in (False, True):
-                asked = len(up.primary.exchanges)
-                with pytest.raises(RequestFailedError) as failed:
-                    await up.bus.client.ask(LlmRequest(prompt=PROMPT, stream=stream))
-                assert failed.value.reply is not None, name
-                assert failed.value.reply.attempts, name
-                used = {exchange.headers["authorization"] for exchange in up.primary.exchanges[asked:]}
-                assert used <= {f"Bearer {key}" for key in KEYS.values()}
-                assert used, name
-                assert_untold(raised(failed.value))
+            up.primary.script, asked = leak, len(up.primary.exchanges)
+            for failed in await asyncio.gather(failing(up, stream=False), failing(up, stream=True)):
+                assert failed.reply is not None, name
+                assert failed.reply.attempts, name
+                assert_untold(raised(failed))
+            used = {exchange.headers["authorization"] for exchange in up.primary.exchanges[asked:]}
+            assert used, name
+            assert used <= {f"Bearer {key}" for key in KEYS.values()}
         await nothing_left(up)
         messages = [message async for message in stored(up)]
     assert len(messages) > 10 * len(LEAKS)

@@ -10,12 +10,10 @@ from schemas import LlmRequest, Reply
 from schemas.event import Cancelled
 from subjects import Cancel
 from subjects.streams import CANCELLER, EVENTS, REPLIES, WORK
-from tests.support.faults import PROMPT, Held, ask, begin, heard, nothing_left, told_of, tried, usd
+from tests.support.faults import PROMPT, Held, ask, begin, both_ways, heard, nothing_left, told_of, tried, usd
 from tests.support.openai_speech import DONE, FINISH, USAGE, error, event, refusing
 from tests.support.scripted_upstream import Exchange
 from tests.support.upstreams import Policy, Upstreams, alone, one_slot, patient, upstreams
-
-streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 async def call_off(up: Upstreams, rid: str, client: str = "tester") -> None:
@@ -54,7 +52,7 @@ def assert_cancelled(reply: Reply) -> None:
     assert (reply.error.type, reply.error.retryable) == ("cancelled", False)
 
 
-@streamed
+@both_ways
 async def test_while_it_generates_the_connection_is_closed_and_what_was_spent_is_booked(stream: bool) -> None:
     async with upstreams(one_slot) as up:
         up.primary.script = Held(asyncio.Event())

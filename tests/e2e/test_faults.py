@@ -20,6 +20,7 @@ from tests.support.faults import (
     TOKENS,
     TOO_MANY,
     ask,
+    both_ways,
     cut,
     heard,
     late,
@@ -35,8 +36,6 @@ from tests.support.faults import (
 from tests.support.openai_speech import DONE, FINISH, error, event, refusing
 from tests.support.scripted_upstream import Exchange, Script, ScriptedUpstream
 from tests.support.upstreams import Policy, alone, answering, upstreams
-
-streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,12 @@ async def served_by_the_second(case: Case, stream: bool) -> None:
         await nothing_left(up)
 
 
-@streamed
 @pytest.mark.parametrize(("fault", "kind"), [(OOPS, "server_error"), (reset, "connection")], ids=["500", "reset"])
-async def test_what_fails_once_is_served_by_the_same_target(fault: Script, kind: str, stream: bool) -> None:
+async def test_what_fails_once_is_served_by_the_same_target(fault: Script, kind: str) -> None:
+    await asyncio.gather(*(served_in_the_end(fault, kind, stream) for stream in (False, True)))
+
+
+async def served_in_the_end(fault: Script, kind: str, stream: bool) -> None:
     async with upstreams() as up:
         up.primary.script = once(fault)
         reply = await ask(up, stream=stream)
@@ -132,7 +134,7 @@ async def test_retry_after_is_obeyed_in_each_of_its_forms_and_nobody_else_is_ask
     await asyncio.gather(*(patiently(form, stream) for form in two_seconds() for stream in (False, True)))
 
 
-@streamed
+@both_ways
 async def test_a_target_that_asks_for_more_patience_than_allowed_is_passed_over(stream: bool) -> None:
     async with upstreams(max_retry_after_ms=1_000) as up:
         up.primary.script = refusing(429, error("slow down"), Retry_After="2")
@@ -147,7 +149,7 @@ def test_a_silent_cloud_model_is_given_up_well_within_fifteen_seconds() -> None:
     assert [m.first_token_ms for m in models if m.nodes == ("cloud",)] == [10_000] * 3
 
 
-@streamed
+@both_ways
 async def test_a_context_that_is_too_long_goes_to_the_chain_of_larger_ones(stream: bool) -> None:
     def chain(policy: Policy) -> None:
         policy["fallbacks"]["context_too_long"] = ["third"]
@@ -160,7 +162,7 @@ async def test_a_context_that_is_too_long_goes_to_the_chain_of_larger_ones(strea
         await nothing_left(up)
 
 
-@streamed
+@both_ways
 async def test_a_context_that_is_too_long_is_never_tried_on_one_no_larger(stream: bool) -> None:
     def shrink(policy: Policy) -> None:
         policy["models"]["second"]["context_tokens"] = policy["models"]["primary"]["context_tokens"]
@@ -171,7 +173,7 @@ async def test_a_context_that_is_too_long_is_never_tried_on_one_no_larger(stream
         assert (tried(reply.attempts), up.calls) == (["primary context_too_long", "third"], (1, 0, 1))
 
 
-@streamed
+@both_ways
 async def test_a_refusal_for_content_is_returned_in_the_upstreams_words_and_not_routed_around(stream: bool) -> None:
     async with upstreams() as up:
         up.primary.script = refusing(400, error("사용 정책에 어긋납니다", code="content_policy_violation"))
@@ -186,7 +188,7 @@ async def test_a_refusal_for_content_is_returned_in_the_upstreams_words_and_not_
         await nothing_left(up)
 
 
-@streamed
+@both_ways
 async def test_after_a_cut_the_fallback_is_asked_the_original_conversation(stream: bool) -> None:
     async def no_prefill(exchange: Exchange) -> None:
         if exchange.json()["messages"][-1]["role"] == "assistant":
@@ -205,7 +207,7 @@ async def test_after_a_cut_the_fallback_is_asked_the_original_conversation(strea
         await nothing_left(up)
 
 
-@streamed
+@both_ways
 async def test_when_all_have_failed_one_error_lists_every_attempt_with_its_reason(stream: bool) -> None:
     async with upstreams() as up:
         up.primary.script, up.second.script, up.third.script = OOPS, TOO_MANY, SILENT
@@ -224,7 +226,7 @@ async def test_when_all_have_failed_one_error_lists_every_attempt_with_its_reaso
         await nothing_left(up)
 
 
-@streamed
+@both_ways
 async def test_an_upstream_that_has_gone_is_found_out_by_the_call(stream: bool) -> None:
     async with upstreams() as up:
         await up.primary.close()
@@ -235,7 +237,7 @@ async def test_an_upstream_that_has_gone_is_found_out_by_the_call(stream: bool) 
         await nothing_left(up)
 
 
-@streamed
+@both_ways
 async def test_an_upstream_that_was_never_there_is_not_called(stream: bool) -> None:
     async with ScriptedUpstream() as gone:
         pass  # its port is free now
@@ -258,7 +260,7 @@ USAGES = {
 }
 
 
-@streamed
+@both_ways
 async def test_a_usage_that_is_missing_or_cannot_be_true_is_counted_and_marked(stream: bool) -> None:
     async with upstreams() as up:
         for n, usage in enumerate(USAGES.values()):

@@ -1,7 +1,7 @@
 """What upstreams do wrong, as scripts; and what a request comes to: its reply, its pieces, what is left of it."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, groupby, repeat
@@ -101,6 +101,15 @@ class Held:
             await exchange.chunk(b"")
 
         return exchange.while_connected(work())
+
+
+def both_ways(test: Callable[[bool], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """A test of a stream and of a whole answer, at once, each on a bus of its own."""
+
+    async def twice() -> None:
+        await asyncio.gather(test(False), test(True))
+
+    return twice
 
 
 def usd(model: str, usage: Usage) -> Decimal:

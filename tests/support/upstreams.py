@@ -13,6 +13,7 @@ from tests.support.scripted_upstream import Script, ScriptedUpstream
 
 NAMES = ("primary", "second", "third")
 MODELS = b'{"data": [{"id": "gpt-x"}]}'
+FIRST_TOKEN_MS = 600
 NO_KEYS: Mapping[str, str] = {}
 
 
@@ -69,7 +70,7 @@ def policy(urls: dict[str, str], change: Callable[[Policy], None], limits: Polic
             "tokens_per_s": 100,
             "slots": 128,
             "price": {"input_usd_per_mtok": at, "output_usd_per_mtok": 2 * at},
-            "first_token_ms": 600,
+            "first_token_ms": FIRST_TOKEN_MS,
             "idle_ms": 400,
         }
         for at, name in enumerate(NAMES, start=1)

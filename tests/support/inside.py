@@ -51,6 +51,8 @@ async def inside(
     with tempfile.TemporaryDirectory(prefix="llmbus-test-") as directory:
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(broker(Path(directory), sync_interval="2m"))
+            stack.push_async_callback(server.process.wait)
+            stack.callback(server.process.kill)  # nothing of it is kept, and a polite end takes 200 ms
             async with connect(server.url, name="set-up") as nc:
                 await provision(nc)
                 store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))

@@ -55,7 +55,10 @@ class Canceller:
             await bury(self._bus, delivery, "bad_cancel", f"{delivery.subject!r} is no llm.cancel.<client>.<rid>")
             return
         decided = await self._decided(key)
-        if decided is None or not isinstance(decided.decision.choice, Forward) or await self._replied(key):
+        if decided is None or not isinstance(decided.decision.choice, Forward):
+            return
+        stored = await self._stored(key)
+        if stored is not None and stored.status != "cancelled":
             return
         cancelled = Cancelled(client=key.client, rid=key.rid, at_ms=delivery.timestamp_ms)
         await self._bus.publish(
@@ -63,12 +66,14 @@ class Canceller:
             cancelled.encode(),
             msg_id=message_id("cancelled", key.client, key.rid),
         )
+        if stored is not None:
+            return  # the node that ran it was faster
         work = await self._take_back(key, decided)
         started = await self._bus.last(EVENTS, str(Event(key.client, key.rid, "attempt_started"))) is not None
         if started:
             for _ in range(RUNNING_LOOKS):
                 await asyncio.sleep(LOOK_S)
-                if await self._replied(key):
+                if await self._stored(key) is not None:
                     return
         await write_reply(self._bus, self._reply(decided, work, "unknown" if started else "no"))
 
@@ -80,8 +85,9 @@ class Canceller:
             await asyncio.sleep(LOOK_S)
         return None
 
-    async def _replied(self, key: Cancel) -> bool:
-        return await self._bus.last(REPLIES, str(ReplySubject(key.client, key.rid))) is not None
+    async def _stored(self, key: Cancel) -> Reply | None:
+        letter = await self._bus.last(REPLIES, str(ReplySubject(key.client, key.rid)))
+        return Reply.decode(letter.data) if letter else None
 
     async def _take_back(self, key: Cancel, decided: Decided) -> WorkItem | None:
         """Delete what is queued or scheduled for it, of this client only; the latest attempt among it."""

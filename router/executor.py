@@ -6,7 +6,7 @@ count, place, deadline, called off?, breaker, record, call, outcome stored, ackn
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -156,11 +156,15 @@ class Executor:
             return
         if held.key in self._cancels:
             held.recall.now()
+        left_s = max(0, work.deadline_at_ms - self._bus.now_ms()) / 1000
         async with AsyncExitStack() as place:
-            with suppress(TimeoutError):
-                async with held.recall.within(None):
+            try:
+                async with held.recall.within(left_s):
                     await place.enter_async_context(seat.lane.place(work.urgency, delivery.seq))
-            await self._attempt(seat, work, held)
+            except TimeoutError:
+                await self._reporter.ended(self._unanswered(seat, work, delivery, *_never_started(held.recall)))
+            else:
+                await self._attempt(seat, work, held)
 
     async def _attempt(self, seat: Seat, work: WorkItem, held: _InHand) -> None:
         """One call of the provider, if it may be made, and its outcome stored."""
@@ -202,10 +206,8 @@ class Executor:
 
     def _permit(self, seat: Seat, work: WorkItem, recall: Recall, now_ms: int) -> Permit | tuple[FailureKind, str]:
         """Leave to call, or why not."""
-        if recall.called_off:
-            return FailureKind.CANCELLED, "its client called it off before it was started"
-        if now_ms >= work.deadline_at_ms:
-            return FailureKind.DEADLINE, "its time ran out in the queue"
+        if recall.called_off or now_ms >= work.deadline_at_ms:
+            return _never_started(recall)
         if not seat.served.usable:
             return FailureKind.UNSUPPORTED, seat.served.why_not or ""
         if permit := seat.breaker.permit(now_ms, forced=bool(work.target.forced)):
@@ -250,3 +252,9 @@ class Executor:
             await asyncio.sleep(WORKING_S)
             for held in tuple(self._in_hand.values()):
                 await held.delivery.working()
+
+
+def _never_started(recall: Recall) -> tuple[FailureKind, str]:
+    if recall.called_off:
+        return FailureKind.CANCELLED, "its client called it off before it was started"
+    return FailureKind.DEADLINE, "its time ran out in the queue"

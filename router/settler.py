@@ -54,6 +54,9 @@ class Settler:
             await self._retry(work, settled, settled.retry)
 
     async def _retry(self, work: WorkItem, settled: Settlement, retry: WorkItem) -> None:
+        if settled.why == "retry_same":
+            # Before anything is awaited: others that are settled meanwhile must see it spent.
+            self._book.retries.retried(self._bus.now_ms())
         event = AttemptEnded(
             client=work.client,
             rid=work.rid,
@@ -67,8 +70,6 @@ class Settler:
             event.encode(),
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
-        if settled.why == "retry_same":
-            self._book.retries.retried(self._bus.now_ms())
         try:
             await send_work(self._bus, retry, at_ms=settled.retry_at_ms)
         except TooLargeError as error:

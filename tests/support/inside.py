@@ -1,7 +1,8 @@
 """A whole bus inside the test's own process, on a real nats-server: broker, router, node `bench`, client."""
 
+import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ class Inside:
     bus: JetStreamBus
     """A connection of the test's own, for looking and meddling."""
     stack: AsyncExitStack
+    environ: Mapping[str, str]
+    """What the node finds its keys in."""
     book: WorldBook | None = None
 
     async def start_node(self, *, stand_in: bool = False) -> None:
-        await self.stack.enter_async_context(node(self.url, "bench", stand_in=stand_in))
+        await self.stack.enter_async_context(node(self.url, "bench", stand_in=stand_in, environ=self.environ))
 
     async def start_router(self) -> WorldBook:
         return await self.stack.enter_async_context(router(self.url))
@@ -42,18 +45,21 @@ class Inside:
 
 @asynccontextmanager
 async def inside(
-    *, nodes: bool = True, routers: int = 1, client: str = "tester", policy: str = POLICY
-) -> AsyncIterator[Inside]:
+    *, nodes: bool = True, routers: int = 1, client: str = "tester", policy: str = POLICY,
+    environ: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Inside]:  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="llmbus-test-") as directory:
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(broker(Path(directory), sync_interval="2m"))
+            stack.push_async_callback(server.process.wait)
+            stack.callback(server.process.kill)  # nothing of it is kept, and a polite end takes 200 ms
             async with connect(server.url, name="set-up") as nc:
                 await provision(nc)
                 store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
                 await store.apply(policy, "loopback_policy.yaml")
             bus = await stack.enter_async_context(open_bus(server.url, name="looking"))
             asker = await stack.enter_async_context(Client.connect(server.url, client))
-            whole = Inside(server.url, asker, bus, stack)
+            whole = Inside(server.url, asker, bus, stack, environ)
             for _ in range(routers):
                 whole.book = await whole.start_router()
             if nodes:

@@ -108,6 +108,10 @@ class ScriptedUpstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nothing listens there any more."""
         self._server.close()
         for task in self._open:
             task.cancel()

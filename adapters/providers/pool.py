@@ -47,10 +47,11 @@ class _Connection(httpcore.AsyncHTTPConnection):
             self._connection = kind(self._origin, stream, self._keepalive_expiry)
         try:
             return await self._connection.handle_async_request(request)
-        except (httpcore.RemoteProtocolError, httpcore.NetworkError):
+        except httpcore.RemoteProtocolError:
             if not kept:
                 raise
             # A server may close a connection in the moment in which it is used again, and has not seen the call then.
+            # One that resets it has, perhaps: that is a failure.
             await self.aclose()
             raise httpcore.ConnectionNotAvailable from None
 

@@ -216,7 +216,7 @@ def test_cancel_says_what_came_of_it(url: str) -> None:
     ran = llmbus("cancel", "stopped", "--json", url=url)
     told = json.loads(ran.stdout)
     assert (told["client"], told["request_id"]) == ("npc-ai", "stopped")
-    assert (ran.returncode == 0) == told["cancelled"] == (told["status"] == "cancelled")
+    assert (ran.returncode, told["cancelled"], told["status"]) == (0, True, "cancelled")
     assert cancellation_of(url, "llm.cancel.npc-ai.stopped")
     done = answer("ask", "Done", "--agent", "npc-ai", url=url)["request_id"]
     assert "the answer had won" in refusal("cancel", f"npc-ai/{done}", url=url)

@@ -1,16 +1,13 @@
 """Anthropic's Messages API, and whoever speaks it: `/messages`, streamed as server-sent events."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
-from pydantic import SecretStr
 from pydantic_core import to_json
 
-from adapters.providers import Setup
 from adapters.providers.anthropic_request import request_body
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import Upstream
-from adapters.providers.keys import Keys
+from adapters.providers.hosted import Hosted
 from adapters.providers.sse import EventReading
 from router.ports import Call, Progress
 from schemas.base import Wire
@@ -72,30 +69,17 @@ class _Event(Wire):
     stop_details: _StopDetails | None = None
 
 
-class Anthropic:
+class Anthropic(Hosted):
     """One account at one server that speaks Anthropic's dialect."""
 
-    def __init__(
-        self, url: str | None, models: Collection[str] = (), *, keys: Sequence[SecretStr] = (),
-        key_names: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        self._models = models
-        self._keys = Keys(keys, key_names, header="x-api-key", prefix="")
-        self._upstream = Upstream(url, keys, headers={"anthropic-version": VERSION})
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        return cls(setup.url, tuple(setup.models), keys=setup.keys, key_names=setup.key_names)
+    key_header = "x-api-key"
+    key_prefix = ""
+    headers: ClassVar[Mapping[str, str]] = {"anthropic-version": VERSION}
+    listed_at = ("/models?limit=1000", "data", "id")
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
         return await self._upstream.chat("/messages", body, call, lambda: _AnthropicReading(progress), self._keys)
-
-    async def probe(self) -> dict[str, str | None]:
-        return await self._upstream.offers(self._models, "/models?limit=1000", "data", "id", self._keys)
-
-    async def aclose(self) -> None:
-        await self._upstream.aclose()
 
 
 class _AnthropicReading(EventReading[_Event]):

@@ -1,15 +1,12 @@
 """Cohere's own dialect: `/v2/chat`, streamed as server-sent events that end with `message-end`."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import SecretStr, field_validator
+from pydantic import field_validator
 from pydantic_core import to_json
 
-from adapters.providers import Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import Upstream
-from adapters.providers.keys import Keys
+from adapters.providers.hosted import Hosted
 from adapters.providers.sse import EventReading
 from router.errors import AttemptError
 from router.ports import Call, Progress
@@ -82,31 +79,15 @@ class _Event(Wire):
     """An error's, in an event without a type."""
 
 
-class Cohere:
+class Cohere(Hosted):
     """One account at Cohere."""
 
-    def __init__(
-        self, url: str | None, models: Collection[str] = (), *, keys: Sequence[SecretStr] = (),
-        key_names: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        self._models = models
-        self._keys = Keys(keys, key_names)
-        # Its list of models is not under /v2.
-        self._upstream = Upstream((url or "").rstrip("/").removesuffix("/v2"), keys)
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        return cls(setup.url, tuple(setup.models), keys=setup.keys, key_names=setup.key_names)
+    cut_off = "/v2"  # its list of models is not under it
+    listed_at = (MODELS, "models", "name")
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
         return await self._upstream.chat("/v2/chat", body, call, lambda: _CohereReading(progress), self._keys)
-
-    async def probe(self) -> dict[str, str | None]:
-        return await self._upstream.offers(self._models, MODELS, "models", "name", self._keys)
-
-    async def aclose(self) -> None:
-        await self._upstream.aclose()
 
 
 def request_body(name: str, chat: Chat) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 """Google's own Gemini API, always streamed. The key goes into a header: URLs end up in logs."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from adapters.providers import Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.gemini_request import request_body
-from adapters.providers.http import Upstream
-from adapters.providers.keys import Keys
+from adapters.providers.hosted import Hosted
 from adapters.providers.reading import LINE_BYTES
 from adapters.providers.sse import EventReading
 from router.errors import AttemptError
@@ -79,20 +76,12 @@ class _Event(Wire):
 _EVENTS: Final[TypeAdapter[_Event | tuple[_Event, ...]]] = TypeAdapter(_Event | tuple[_Event, ...])
 
 
-class Gemini:
+class Gemini(Hosted):
     """One account at Google, or at a server that speaks like it."""
 
-    def __init__(
-        self, url: str | None, models: Collection[str] = (), *, keys: Sequence[SecretStr] = (),
-        key_names: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        self._models = models
-        self._keys = Keys(keys, key_names, header="x-goog-api-key", prefix="")
-        self._upstream = Upstream(url, keys)
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        return cls(setup.url, setup.models, keys=setup.keys, key_names=setup.key_names)
+    key_header = "x-goog-api-key"
+    key_prefix = ""
+    listed_at = ("/models?pageSize=1000", "models", "name")
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
@@ -102,11 +91,8 @@ class Gemini:
 
     async def probe(self) -> dict[str, str | None]:
         names = {model: model.removeprefix("models/") for model in self._models}
-        found = await self._upstream.offers(set(names.values()), "/models?pageSize=1000", "models", "name", self._keys)
+        found = await self._upstream.offers(set(names.values()), *self.listed_at, self._keys)
         return {model: found[name] for model, name in names.items()}
-
-    async def aclose(self) -> None:
-        await self._upstream.aclose()
 
 
 class _GeminiReading(EventReading[_Event]):

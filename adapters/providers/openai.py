@@ -1,14 +1,9 @@
 """Any server that speaks OpenAI's `/chat/completions`, streamed as server-sent events."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import SecretStr
-
-from adapters.providers import Setup
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import Upstream
-from adapters.providers.keys import Keys
+from adapters.providers.hosted import Hosted
 from adapters.providers.sse import DONE, EventReading
 from router.ports import Call, Progress
 from schemas.base import Wire
@@ -63,30 +58,12 @@ class _Event(Wire):
     error: Any = None
 
 
-class OpenAI:
+class OpenAI(Hosted):
     """One account at one OpenAI-compatible server."""
-
-    def __init__(
-        self, url: str | None, models: Collection[str] = (), *, keys: Sequence[SecretStr] = (),
-        key_names: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        self._models = models
-        self._keys = Keys(keys, key_names)
-        self._upstream = Upstream(url, keys)
-
-    @classmethod
-    def of(cls, setup: Setup) -> Self:
-        return cls(setup.url, tuple(setup.models), keys=setup.keys, key_names=setup.key_names)
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
         return await self._upstream.chat("/chat/completions", body, call, lambda: _OpenAIReading(progress), self._keys)
-
-    async def probe(self) -> dict[str, str | None]:
-        return await self._upstream.offers(self._models, "/models", "data", "id", self._keys)
-
-    async def aclose(self) -> None:
-        await self._upstream.aclose()
 
 
 def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:

@@ -1,49 +1,31 @@
 """A stand-in of Ollama: its API, its scheduler, its memory and its ways to fail, without a model."""
 
 import asyncio
+import hashlib
+import ipaddress
 import json
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, Self
 
+from tests.support.ollama_answers import FakeModel, Refused, check, fitted, joined, line, pieces, seconds
+from tests.support.ollama_memory import DEFAULT_NUM_CTX, Loaded, Memory
 from tests.support.scripted_upstream import Exchange, ScriptedUpstream
 
+__all__ = ["FakeModel", "FakeOllama"]
+
 Fault = Literal["error_first", "error_midway", "no_done", "cut", "stall_first", "stall_midway"]
-NDJSON = {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked", "Connection": "close"}
-DEFAULT_KEEP_ALIVE_S = 300.0
-DEFAULT_NUM_CTX = 4096
-UNIT_S = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
-
-
-@dataclass(frozen=True)
-class FakeModel:
-    """A model on disk, and what it says. Without `answer` it repeats the last turn."""
-
-    gb: float = 1
-    load_s: float = 0
-    answer: tuple[str, ...] | None = None
-    thinking: tuple[str, ...] = ()
-    tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
-
-
-@dataclass
-class _Loaded:
-    num_ctx: int
-    places: asyncio.Semaphore
-    keep_alive_s: float = DEFAULT_KEEP_ALIVE_S
-    expires_at: float = math.inf
-    active: int = 0
-
-
-@dataclass
-class _Refused(Exception):  # noqa: N818 - an answer, not an error
-    status: int
-    error: str
+TEXT: Final = {"Content-Type": "text/plain; charset=utf-8"}
+NDJSON: Final = {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked", "Connection": "close"}
+WHOLE: Final = {"Content-Type": "application/json; charset=utf-8", "Connection": "close"}
+"""A connection that was watched for its client's leaving is of no use afterwards."""
+FOREVER: Final = timedelta(days=292 * 365)
+DETAILS: Final = {"format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "8.0B",
+                  "quantization_level": "Q4_K_M"}  # fmt: skip
 
 
 @dataclass
@@ -53,24 +35,22 @@ class FakeOllama:
     models: Mapping[str, FakeModel]
     memory_gb: float = math.inf
     parallel: int = 1
+    max_loaded: int = 3
     max_queue: int = 512
+    on_gpu: bool = True
     faults: deque[Fault] = field(default_factory=deque)
     """Each spoils one chat, in order."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Open from the start; while it is cleared nothing more is generated."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """A client left while it was served."""
-    loads: list[str] = field(default_factory=list)
-    evictions: list[str] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
     """The bodies of all chats."""
 
     async def __aenter__(self) -> Self:
         self.gate.set()
-        self._loaded: dict[str, _Loaded] = {}
-        self._changed = asyncio.Condition()
-        self._loader = asyncio.Lock()
-        self._waiting = 0
+        self.memory = Memory(self.models, self.memory_gb, self.max_loaded, self.parallel)
+        self.memory.load_gate.set()
         self._server = await ScriptedUpstream(self._route).__aenter__()
         self.url = self._server.url
         return self
@@ -80,23 +60,42 @@ class FakeOllama:
 
     @property
     def in_memory(self) -> set[str]:
-        now = time.monotonic()
-        for name in [name for name, model in self._loaded.items() if not model.active and model.expires_at <= now]:
-            del self._loaded[name]
-        return set(self._loaded)
+        return set(self.memory.loaded)
+
+    @property
+    def loads(self) -> list[str]:
+        return self.memory.loads
+
+    @property
+    def evictions(self) -> list[str]:
+        return self.memory.evictions
+
+    @property
+    def load_gate(self) -> asyncio.Event:
+        """Open from the start; while it is cleared no load ends."""
+        return self.memory.load_gate
+
+    @property
+    def load_began(self) -> asyncio.Event:
+        return self.memory.load_began
 
     async def _route(self, exchange: Exchange) -> None:
         pages = {"/": self._alive, "/api/version": self._version, "/api/tags": self._tags, "/api/ps": self._ps}
-        calls = {"/api/chat": self._chat, "/api/generate": self._generate}
-        wanted = "POST" if exchange.path in calls else "GET"
-        if exchange.path not in pages | calls:
-            await exchange.reply(404, b"404 page not found", {"Content-Type": "text/plain"})
-        elif exchange.method != wanted:
-            await exchange.reply(405, b"405 method not allowed", {"Content-Type": "text/plain"})
-        elif exchange.path in pages:
-            await exchange.reply(200, pages[exchange.path]())
-        else:
+        calls = {"/api/chat": self._chat, "/api/generate": self._generate, "/api/show": self._show}
+        known = ("POST",) if exchange.path in calls else ("GET", "HEAD") if exchange.path == "/" else ("GET",)
+        if not _local(exchange.headers.get("host", "")):
+            await exchange.reply(403, b"", TEXT)
+        elif exchange.path not in pages | calls:
+            await exchange.reply(404, b"404 page not found", TEXT)
+        elif exchange.method not in known:
+            await exchange.reply(405, b"405 method not allowed", TEXT)
+        elif exchange.path in calls:
             await exchange.while_connected(self._call(exchange, calls[exchange.path]))
+        elif exchange.method == "HEAD":
+            await exchange.head(200, {**TEXT, "Content-Length": "17"})
+        else:
+            body = pages[exchange.path]()
+            await exchange.reply(200, body, *((TEXT,) if exchange.path == "/" else ()))
 
     def _alive(self) -> bytes:
         return b"Ollama is running"
@@ -104,24 +103,40 @@ class FakeOllama:
     def _version(self) -> bytes:
         return b'{"version":"0.33.0"}'
 
+    def _row(self, name: str) -> dict[str, Any]:
+        size = int(self.models[name].gb * 1e9)
+        return {
+            "name": name,
+            "model": name,
+            "size": size,
+            "digest": hashlib.sha256(name.encode()).hexdigest(),
+            "details": DETAILS,
+        }
+
     def _tags(self) -> bytes:
-        rows = [{"name": name, "model": name, "size": int(model.gb * 1e9)} for name, model in self.models.items()]
+        rows = [
+            {**self._row(name), "modified_at": "2026-08-01T00:00:00Z", "capabilities": model.capabilities}
+            for name, model in self.models.items()
+        ]
         return json.dumps({"models": rows}).encode()
 
     def _ps(self) -> bytes:
-        names = sorted(self.in_memory, key=lambda name: -self._loaded[name].expires_at)
+        """Also what is loading; the longest-living first."""
+        lives = {name: (model.expires_at, model.num_ctx) for name, model in self.memory.loaded.items()}
+        for name, options in self.memory.loading.items():
+            lives[name] = (math.inf, int(options.get("num_ctx", DEFAULT_NUM_CTX)))
         rows = [
-            {"name": name, "model": name, "size": (size := int(self.models[name].gb * 1e9)), "size_vram": size,
-             "context_length": self._loaded[name].num_ctx}
-            for name in names
+            {**self._row(name), "size_vram": self._row(name)["size"] if self.on_gpu else 0,
+             "expires_at": _moment(expires_at), "context_length": num_ctx}
+            for name, (expires_at, num_ctx) in sorted(lives.items(), key=lambda one: -one[1][0])
         ]  # fmt: skip
         return json.dumps({"models": rows}).encode()
 
     async def _call(self, exchange: Exchange, serve: Any) -> None:
         try:
             await serve(exchange, self._checked(exchange))
-        except _Refused as refused:
-            await exchange.reply(refused.status, json.dumps({"error": refused.error}).encode())
+        except Refused as refused:
+            await exchange.reply(refused.status, json.dumps({"error": refused.error}).encode(), WHOLE)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -130,72 +145,77 @@ class FakeOllama:
         try:
             body: dict[str, Any] = exchange.json()
         except ValueError:
-            raise _Refused(400, "invalid character in body") from None
+            raise Refused(400, "invalid character in body") from None
         if not body.get("model"):
-            raise _Refused(400, "model is required")
-        if body["model"] not in self.models:
-            raise _Refused(404, f"model '{body['model']}' not found")
-        return body
+            raise Refused(400, "model is required")
+        for name in (body["model"], f"{body['model']}:latest"):
+            if name in self.models:
+                check(body, self.models[name])
+                return {**body, "model": name}
+        raise Refused(404, f"model '{body['model']}' not found")
+
+    async def _show(self, exchange: Exchange, body: dict[str, Any]) -> None:
+        model = self.models[body["model"]]
+        shown = {"details": DETAILS, "model_info": {"general.architecture": "llama"}, "template": "{{ .Prompt }}"}
+        await exchange.reply(200, json.dumps({**shown, "capabilities": model.capabilities}).encode(), WHOLE)
 
     async def _generate(self, exchange: Exchange, body: dict[str, Any]) -> None:
-        if body.get("prompt"):
-            raise _Refused(400, "this stand-in only loads and unloads here")
-        await self._load_or_unload(exchange, body, {"response": ""})
-
-    async def _load_or_unload(self, exchange: Exchange, body: dict[str, Any], empty: dict[str, Any]) -> None:
-        name, keep_s = body["model"], _seconds(body.get("keep_alive"))
-        if keep_s == 0:
-            if name in self._loaded:
-                self._loaded[name].keep_alive_s = 0
-                await self._left(name)
-        else:
-            await self._obtain(name, body.get("options") or {}, keep_s)
-            await self._release(name)
-        reason = "unload" if keep_s == 0 else "load"
-        await exchange.reply(200, json.dumps({"model": name, **empty, "done": True, "done_reason": reason}).encode())
+        asked = {**body, "prompt": body.get("prompt") or ""}
+        turns = [{"role": "user", "content": asked["prompt"]}] if asked["prompt"] else []
+        await self._serve(exchange, {**asked, "messages": turns})
 
     async def _chat(self, exchange: Exchange, body: dict[str, Any]) -> None:
-        empty = {"message": {"role": "assistant", "content": ""}}
+        if body.get("messages"):
+            self.chats.append(body)
+        await self._serve(exchange, {name: value for name, value in body.items() if name != "prompt"})
+
+    async def _serve(self, exchange: Exchange, body: dict[str, Any]) -> None:
+        name, keep_s, options = body["model"], seconds(body.get("keep_alive")), body.get("options") or {}
         if not body.get("messages"):
-            await self._load_or_unload(exchange, body, empty)
+            await self._load_or_unload(exchange, body, keep_s)
             return
-        self.chats.append(body)
         fault = self.faults.popleft() if self.faults else None
         if fault == "error_first":
-            raise _Refused(500, "model runner has unexpectedly stopped")
-        name, started = body["model"], time.perf_counter_ns()
-        model = await self._obtain(name, body.get("options") or {}, _seconds(body.get("keep_alive")))
+            raise Refused(500, "model runner has unexpectedly stopped")
+        started = time.perf_counter_ns()
+        model = await self.memory.obtain(name, options, keep_s, self.max_queue)
         try:
             load_ns = time.perf_counter_ns() - started
-            tokens_in = sum(len(turn.get("content") or "") for turn in body["messages"]) // 4
-            if body.get("truncate") is False and tokens_in > model.num_ctx:
-                raise _Refused(400, "the prompt is too long; exceeded max context length")
+            tokens_in = fitted(body, model.num_ctx)
             async with model.places:
-                await self._answer(exchange, body, fault, _counts(tokens_in, load_ns, started))
+                last = {"load_duration": load_ns, "prompt_eval_count": tokens_in, "prompt_eval_duration": 1000}
+                await self._answer(exchange, body, fault, _Ending(started, last, model))
         finally:
-            await self._release(name)
+            await self.memory.release(name)
 
-    async def _answer(
-        self, exchange: Exchange, body: dict[str, Any], fault: Fault | None, last: dict[str, Any]
-    ) -> None:
-        pieces = self._pieces(body)
-        limit = (body.get("options") or {}).get("num_predict", len(pieces))
-        last["done_reason"] = "length" if limit < len(pieces) else "stop"
-        pieces = pieces[:limit]
+    async def _load_or_unload(self, exchange: Exchange, body: dict[str, Any], keep_s: float | None) -> None:
+        if keep_s == 0:
+            await self.memory.unload(body["model"])
+        else:
+            await self.memory.obtain(body["model"], body.get("options") or {}, keep_s, self.max_queue)
+            await self.memory.release(body["model"])
+        reason = "unload" if keep_s == 0 else "load"
+        await exchange.reply(200, line(body, {"content": ""}, {"done": True, "done_reason": reason}), WHOLE)
+
+    async def _answer(self, exchange: Exchange, body: dict[str, Any], fault: Fault | None, ending: "_Ending") -> None:
         if fault == "stall_first":
             await asyncio.Event().wait()
-        await exchange.head(200, NDJSON)
-        for n, message in enumerate(pieces):
+        said = pieces(body, self.models[body["model"]])
+        room = ending.room(body.get("options") or {})
+        last = {"done_reason": "length" if room < len(said) else "stop"}
+        said = said[:room]
+        if body.get("stream") is False:
             await self.gate.wait()
-            if n == len(pieces) // 2 and fault in {"error_midway", "no_done", "cut", "stall_midway"}:
+            await exchange.reply(200, line(body, joined(said), ending.metrics(len(said)) | last), WHOLE)
+            return
+        await exchange.head(200, NDJSON)
+        for n, message in enumerate(said):
+            await self.gate.wait()
+            if n == len(said) // 2 and fault in {"error_midway", "no_done", "cut", "stall_midway"}:
                 await self._spoil(exchange, fault)
                 return
-            await exchange.chunk(_line(body, message, {"done": False}))
-        now = time.perf_counter_ns()
-        counts = {**last, "eval_count": len(pieces), "eval_duration": 1_000_000 * len(pieces)}
-        counts["total_duration"] = now - counts.pop("started")
-        end = {"done": True} | {name: value for name, value in counts.items() if value}
-        await exchange.chunk(_line(body, {"content": ""}, end))
+            await exchange.chunk(line(body, message, {"done": False}))
+        await exchange.chunk(line(body, {"content": ""}, ending.metrics(len(said)) | last))
         await exchange.chunk(b"")
 
     async def _spoil(self, exchange: Exchange, fault: Fault | None) -> None:
@@ -206,94 +226,38 @@ class FakeOllama:
         if fault != "cut":
             await exchange.chunk(b"")
 
-    def _pieces(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        model = self.models[body["model"]]
-        said = model.answer
-        if said is None:
-            said = tuple(re.findall(r"\S+\s*", body["messages"][-1].get("content") or ""))
-        calls = [
-            {"id": f"call_{n}", "function": {"index": n, "name": name, "arguments": arguments}}
-            for n, (name, arguments) in enumerate(model.tool_calls)
-        ]
-        thoughts = [{"content": "", "thinking": piece} for piece in model.thinking]
-        return [
-            *thoughts,
-            *({"content": piece} for piece in said),
-            *({"content": "", "tool_calls": [c]} for c in calls),
-        ]
 
-    async def _obtain(self, name: str, options: Mapping[str, Any], keep_s: float | None) -> _Loaded:
-        """The model in memory, counted as in use. Loads run one after another and make room first."""
-        num_ctx = int(options.get("num_ctx", DEFAULT_NUM_CTX))
-        if not self._fits(name, num_ctx):
-            if self._waiting >= self.max_queue:
-                raise _Refused(503, BUSY)
-            self._waiting += 1
-            try:
-                async with self._loader:
-                    if not self._fits(name, num_ctx):
-                        await self._load(name, num_ctx)
-            finally:
-                self._waiting -= 1
-        model = self._loaded[name]
-        model.active += 1
-        model.keep_alive_s = DEFAULT_KEEP_ALIVE_S if keep_s is None else keep_s
-        model.expires_at = math.inf
-        return model
+@dataclass(frozen=True)
+class _Ending:
+    """What the last object tells of a call."""
 
-    def _fits(self, name: str, num_ctx: int) -> bool:
-        return name in self.in_memory and self._loaded[name].num_ctx == num_ctx
+    started_ns: int
+    counts: dict[str, int]
+    model: Loaded
 
-    async def _load(self, name: str, num_ctx: int) -> None:
-        async with self._changed:
-            if name in self._loaded:  # other load options: once it is idle, it is loaded anew
-                await self._changed.wait_for(lambda: not self._loaded[name].active)
-                del self._loaded[name]
-            while not self._has_room(name):
-                idle = [other for other, model in self._loaded.items() if not model.active]
-                if not idle:
-                    await self._changed.wait()
-                    continue
-                victim = min(idle, key=lambda other: (self._loaded[other].keep_alive_s, other))
-                del self._loaded[victim]
-                self.evictions.append(victim)
-        await asyncio.sleep(self.models[name].load_s)
-        self.loads.append(name)
-        self._loaded[name] = _Loaded(num_ctx, asyncio.Semaphore(self.parallel))
+    def room(self, options: Mapping[str, Any]) -> int:
+        """How many tokens may be said: `num_predict`, capped when it is endless, and what the context has left."""
+        wanted = options.get("num_predict", -1)
+        left = self.model.num_ctx - self.counts["prompt_eval_count"]
+        return max(0, min(wanted if wanted >= 0 else 10 * self.model.num_ctx, left))
 
-    def _has_room(self, name: str) -> bool:
-        return sum(self.models[other].gb for other in {*self.in_memory, name}) <= self.memory_gb or not self._loaded
-
-    async def _release(self, name: str) -> None:
-        self._loaded[name].active -= 1
-        await self._left(name)
-
-    async def _left(self, name: str) -> None:
-        model = self._loaded[name]
-        model.expires_at = time.monotonic() + model.keep_alive_s
-        if not model.active and model.keep_alive_s == 0:
-            del self._loaded[name]
-        async with self._changed:
-            self._changed.notify_all()
+    def metrics(self, said: int) -> dict[str, Any]:
+        """In nanoseconds; whatever is 0 is left out."""
+        total = {"total_duration": time.perf_counter_ns() - self.started_ns}
+        counts = {**total, **self.counts, "eval_count": said, "eval_duration": 1_000_000 * said}
+        return {"done": True, **{name: value for name, value in counts.items() if value}}
 
 
-def _counts(tokens_in: int, load_ns: int, started: int) -> dict[str, Any]:
-    """The start of the metrics, in nanoseconds."""
-    return {"started": started, "load_duration": load_ns, "prompt_eval_count": tokens_in, "prompt_eval_duration": 1000}
+def _moment(at_monotonic: float) -> str:
+    left = FOREVER if math.isinf(at_monotonic) else timedelta(seconds=at_monotonic - time.monotonic())
+    return (datetime.now(UTC) + left).isoformat().replace("+00:00", "Z")
 
 
-def _line(body: Mapping[str, Any], message: Mapping[str, Any], end: Mapping[str, Any]) -> bytes:
-    said = {"role": "assistant", **message}
-    line = {"model": body["model"], "created_at": "2026-08-21T00:00:00Z", "message": said, **end}
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
-
-
-def _seconds(keep_alive: float | str | None) -> float | None:
-    """A number of seconds, or a Go duration; whatever is negative is for ever."""
-    if isinstance(keep_alive, str):
-        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", keep_alive)
-        if not parts or "".join(map("".join, parts)) != keep_alive.removeprefix("-"):
-            raise _Refused(400, f'time: missing unit in duration "{keep_alive}"')
-        total = sum(float(number) * UNIT_S[unit] for number, unit in parts)
-        keep_alive = -total if keep_alive.startswith("-") else total
-    return math.inf if keep_alive is not None and keep_alive < 0 else keep_alive
+def _local(host: str) -> bool:
+    """What a server on loopback lets in: anything else may be a page in somebody's browser."""
+    name = host.rsplit(":", 1)[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith((".local", ".internal", ".localhost"))
+    return address.is_private or address.is_loopback

@@ -22,14 +22,13 @@ from router.ports import Held, Provider
 from schemas.base import Wire
 from schemas.failure import FailureKind
 
-State = Literal["unloaded", "loading", "loaded", "sleeping", "downloading", "downloaded"]
-OUT: Final[frozenset[State]] = frozenset({"unloaded", "downloading", "downloaded"})
+OUT: Final = frozenset({"unloaded", "downloading", "downloaded"})
 """No process. `sleeping` is one that has given its memory back, and wakes when it is called."""
 UNKNOWN: Final = Backend()
 
 
 class _Status(Wire):
-    value: State
+    value: str
     failed: bool = False
     exit_code: int | None = None
 

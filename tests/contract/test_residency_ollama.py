@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from adapters.providers import Backend, Setup, build, residency
+from ops.compose import Bench
 from router.errors import AttemptError
 from router.ports import Call, Held, Progress, Provider, Residency
 from schemas.failure import FailureKind
+from schemas.policy import Policy
 from schemas.request import Chat
 from tests.support.fake_ollama import FakeModel, FakeOllama
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -257,3 +259,36 @@ def test_where_it_is_no_business_of_ours_there_is_none() -> None:
     assert residency("none", setup, build("openai", setup)) is None
     with pytest.raises(ValueError, match="a url"):
         residency("ollama", Setup("nowhere"), build("loopback", Setup()))
+
+
+def policy(url: str) -> Policy:
+    model = {"nodes": ["mac"], "provider": "ours", "quality": 0.5, "tokens_per_s": 30}
+    return Policy.model_validate(
+        {
+            "version": 1,
+            "nodes": {"mac": {"urls": {"ours": url}}},
+            "providers": {"ours": {"dialect": "ollama"}, "theirs": {"dialect": "openai", "url": "http://127.0.0.1:9/v1"}},
+            "models": {
+                "judge": {**model, "backend": JUDGE, "context_tokens": 16_000, "resident": True},
+                "coder": {**model, "backend": CODER, "context_tokens": 32_000, "first_token_ms": 60},
+                "gpt": {**model, "provider": "theirs", "backend": "gpt-4.1", "context_tokens": 1_000_000},
+            },
+            "capabilities": {"chat": {"models": ["coder"]}},
+            "default": {"models": ["coder"]},
+        }
+    )  # fmt: skip
+
+
+async def test_a_node_has_the_residency_that_its_policy_describes() -> None:
+    async with FakeOllama(SIZES) as ollama:
+        bench = Bench(policy(ollama.url), "mac", stand_in=False, allow_crash=False, environ={})
+        try:
+            assert bench.residencies.keys() == {"ours"}
+            held = bench.residencies["ours"]
+            await held.load(JUDGE)
+            assert ollama.memory.loaded[JUDGE].options == {"num_ctx": 16_000}
+            assert (await held.models())[JUDGE].expires_at_ms is None
+            ollama.load_gate.clear()
+            assert "not in memory after 60 ms" in (await failing(held.load(CODER))).failure.message
+        finally:
+            await bench.aclose()

@@ -14,7 +14,7 @@ import structlog
 
 from adapters.ask import asking
 from adapters.bus import JetStreamBus, open_bus
-from adapters.providers import Backend, Setup, build
+from adapters.providers import Backend, Setup, build, residency
 from ops.keys import keys
 from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
@@ -25,7 +25,7 @@ from router.dispatcher import Dispatcher
 from router.errors import AttemptError, LlmbusError, one_error, stop
 from router.executor import Executor
 from router.lane import Lane
-from router.ports import Headers, Provider
+from router.ports import Headers, Provider, Residency
 from router.seat import Seat
 from router.settler import Settler
 from router.sweeper import Sweeper
@@ -177,10 +177,17 @@ class Bench:
             )
         self._policy = policy
         self.models = {name: model for name, model in policy.models.items() if node in model.nodes}
-        self._providers = {
-            name: _provider(policy, node, name, allow_crash, environ)
+        setups = {
+            name: _setup(policy, node, name, allow_crash, environ)
             for name in dict.fromkeys(model.provider for model in self.models.values())
         }
+        self._providers = {name: build(policy.providers[name].dialect, setup) for name, setup in setups.items()}
+        self.residencies: dict[str, Residency] = {
+            name: held
+            for name, setup in setups.items()
+            if (held := residency(policy.providers[name].residence, setup, self._providers[name]))
+        }
+        """By provider, of those whose models come and go in the memory of this node."""
         self._loopback = build("loopback", Setup(allow_crash=allow_crash))
         self._stand_in = stand_in
         self._all_reached = True
@@ -203,6 +210,8 @@ class Bench:
                 executor.serve(model, served)
 
     async def aclose(self) -> None:
+        for held in self.residencies.values():
+            await held.aclose()
         for provider in (*self._providers.values(), self._loopback):
             await provider.aclose()
 
@@ -215,15 +224,15 @@ class Bench:
         return Served(self._providers[model.provider], model.provider, why_not=why_not)
 
 
-def _provider(policy: Policy, node: str, name: str, allow_crash: bool, environ: Mapping[str, str]) -> Provider:
+def _setup(policy: Policy, node: str, name: str, allow_crash: bool, environ: Mapping[str, str]) -> Setup:
     provider = policy.providers[name]
     backends = {
-        model.backend: Backend(num_ctx=model.context_tokens, resident=model.resident)
+        model.backend: Backend(model.context_tokens, model.resident, load_ms=model.first_token_ms)
         for model in policy.models.values()
         if model.provider == name and node in model.nodes
     }
     url = policy.nodes[node].urls.get(name, provider.url)
-    return build(provider.dialect, Setup(url, backends, keys(provider.keys, environ), provider.keys, allow_crash))
+    return Setup(url, backends, keys(provider.keys, environ), provider.keys, allow_crash)
 
 
 async def _probe(provider: Provider) -> dict[str, str | None] | str:

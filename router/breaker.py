@@ -19,6 +19,7 @@ AT_ONCE: Final = frozenset({FailureKind.SILENCE, FailureKind.AUTH})
 """Another call would lose as much time, or find the same keys dead."""
 COUNTED: Final = AT_ONCE | {
     FailureKind.SERVER_ERROR,
+    FailureKind.INSUFFICIENT_MEMORY,
     FailureKind.CONNECTION,
     FailureKind.INTERRUPTED,
     FailureKind.MALFORMED,

@@ -180,6 +180,22 @@ class Progress:
     on_tool_call: Callable[[ToolCallPiece], None] = field(default=lambda _piece: None)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A model that a backend has in memory, or is bringing there."""
+
+    memory_bytes: int | None = None
+    """All that it takes, its contexts too; None: the backend does not tell."""
+    gpu_bytes: int | None = None
+    """How much of that a GPU holds; a model that lies there in part is slow. None: the backend does not tell."""
+    loading: bool = False
+    """Not there yet."""
+    context_tokens: int | None = None
+    """What it was loaded with; None: the backend does not tell."""
+    expires_at_ms: int | None = None
+    """When the backend lets it go unless it is used, in epoch milliseconds; None: not by itself."""
+
+
 class Provider(Protocol):
     """A backend that answers chats. One per provider and node; safe for concurrent calls."""
 
@@ -188,6 +204,42 @@ class Provider(Protocol):
 
     async def probe(self) -> dict[str, str | None]:
         """By backend model name: None when usable, else why not and what to do. Raises AttemptError if unreachable."""
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+
+
+class Residency(Protocol):
+    """Which models a backend holds in memory, seen and changed. Models go by the backend's names, as in the policy.
+
+    What fails is an AttemptError, by its kind: UNSUPPORTED (the backend does not have the model, or cannot do this),
+    INSUFFICIENT_MEMORY, SILENCE (not done within its time), CONNECTION (the backend is away), SERVER_ERROR (any other).
+    """
+
+    fixed: bool
+    """What it holds cannot be changed from here."""
+
+    async def models(self) -> dict[str, Held]:
+        """Everything in memory, what others loaded there too. Raises AttemptError."""
+
+    async def load(self, name: str) -> None:
+        """Returns once the model is in memory, at once if it is. Cancelled or late it gives the load up.
+
+        Make the room before: what a backend throws out by itself is its own choice. Raises AttemptError.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Returns once the model is gone, at once if it is not there. Raises AttemptError.
+
+        Not for a model that generates: some backends let it finish, others do not.
+        """
+
+    async def generates(self, name: str, within_ms: int) -> None:
+        """Have it generate one token: a backend calls a model loaded though what runs it hangs. Raises AttemptError.
+
+        Whoever asks holds one of the model's places, or it would wait behind the others; what is not in memory would
+        be loaded.
+        """
 
     async def aclose(self) -> None:
         """Close what is open."""

@@ -31,6 +31,8 @@ class FailureKind(StrEnum):
     """The answer began and did not end properly."""
     MALFORMED = "malformed"
     """An answer that is not what the dialect allows."""
+    INSUFFICIENT_MEMORY = "insufficient_memory"
+    """The backend has no room for the model."""
     BREAKER_OPEN = "breaker_open"
     """Not called: it failed too often of late, and its time to be tried again has not come."""
     UNSUPPORTED = "unsupported"

@@ -3,11 +3,11 @@
 Unlike messages, a policy is strict coming in: an unknown field is a typing error and is refused.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -17,6 +17,10 @@ from schemas.request import Strategy
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Balance = Literal["round_robin", "least_loaded", "health_based"]
 Dialect = Literal["ollama", "openai", "anthropic", "gemini", "cohere", "loopback"]
+
+Residence = Literal["ollama", "llama-server", "single", "none"]
+"""How the models of a provider come into memory: by Ollama's API; by that of a llama-server that was started without a
+model; one model, which its server was started with; or that is no business of ours."""
 
 
 class Strict(BaseModel):
@@ -40,6 +44,12 @@ class Provider(Strict):
     keys: tuple[str, ...] = ()
     price_list: str | None = None
     """Whose prices hold, by genai-prices' name of them; absent: told by the url, without one by dialect or name."""
+    residency: Residence | None = None
+    """Who brings its models into memory; absent: `ollama` for that dialect, `none` for others."""
+
+    @property
+    def residence(self) -> Residence:
+        return self.residency or ("ollama" if self.dialect == "ollama" else "none")
 
 
 class TokenPrice(Strict):
@@ -242,6 +252,7 @@ def problems(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
         yield from _model_problems(policy, name, model)
     yield from _lost_names(policy, guardrails)
     yield from _route_problems(policy)
+    yield from _residency_problems(policy)
     for name in policy.nodes.keys() & RESERVED_NODES:
         yield Problem(("nodes", name), f"the node name {name!r} is reserved", "choose another name")
     for name in policy.aliases.keys() & policy.models.keys():
@@ -317,6 +328,39 @@ def _model_problems(policy: Policy, name: str, model: Model) -> Iterator[Problem
                 "says only in part what it costs",
                 "give both `input_usd_per_mtok` and `output_usd_per_mtok`, or `usd_per_hour`; 0 is a price",
             )
+
+
+RESIDENT_DIALECTS: Final[Mapping[Residence, tuple[Dialect, ...]]] = {
+    "ollama": ("ollama",),
+    "llama-server": ("openai", "anthropic"),
+    "single": ("openai", "anthropic"),
+}
+
+
+def _residency_problems(policy: Policy) -> Iterator[Problem]:
+    for name, provider in policy.providers.items():
+        dialects = RESIDENT_DIALECTS.get(provider.residence)
+        if dialects and provider.dialect not in dialects:
+            yield Problem(
+                ("providers", name, "residency"),
+                f"{provider.residence!r} does not go with the dialect {provider.dialect}",
+                f"leave it out, or use the dialect {' or '.join(dialects)}",
+            )
+        if provider.residence == "single":
+            yield from _crowded(policy, name)
+
+
+def _crowded(policy: Policy, provider: str) -> Iterator[Problem]:
+    """Models that one server would have to hold beside another, and cannot."""
+    first: dict[str, str] = {}
+    for name, model in policy.models.items():
+        for node in model.nodes if model.provider == provider else ():
+            if model.backend != first.setdefault(node, model.backend):
+                yield Problem(
+                    ("models", name, "backend"),
+                    f"{provider} holds one model, and on {node} that is {first[node]}",
+                    "give each server a provider of its own, or use `residency: llama-server`",
+                )
 
 
 def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[str, ...]]]:

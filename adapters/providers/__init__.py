@@ -10,8 +10,8 @@ from typing import Final, Protocol, cast
 
 from pydantic import SecretStr
 
-from router.ports import Provider
-from schemas.policy import Dialect
+from router.ports import Provider, Residency
+from schemas.policy import Dialect, Residence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,9 @@ class Backend:
     num_ctx: int | None = None
     """The context to load it with. One value for all calls: another one would reload the model."""
     resident: bool = False
-    """Kept in memory always."""
+    """It never leaves memory by itself: it is always wanted there, or a scheduler decides."""
+    load_ms: int = 300_000
+    """The longest that bringing it into memory may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class Factory(Protocol):
     def of(self, setup: Setup) -> Provider: ...
 
 
+class ResidencyFactory(Protocol):
+    def of(self, setup: Setup, provider: Provider) -> Residency: ...
+
+
 DIALECTS: Final[Mapping[Dialect, str]] = {
     "ollama": "adapters.providers.ollama:Ollama",
     "openai": "adapters.providers.openai:OpenAI",
@@ -53,7 +59,23 @@ DIALECTS: Final[Mapping[Dialect, str]] = {
     "loopback": "adapters.providers.loopback:Loopback",
 }
 
+RESIDENCES: Final[Mapping[Residence, str | None]] = {
+    "ollama": "adapters.providers.ollama_residency:OllamaResidency",
+    "llama-server": "adapters.providers.llama_server:LlamaServer",
+    "single": "adapters.providers.single:SingleModel",
+    "none": None,
+}
+
 
 def build(dialect: Dialect, setup: Setup) -> Provider:
     """The provider that speaks `dialect`. Raises ValueError for a url or a key that cannot be used."""
     return cast("Factory", resolve_name(DIALECTS[dialect])).of(setup)
+
+
+def residency(residence: Residence, setup: Setup, provider: Provider) -> Residency | None:
+    """What sees and changes which models the server behind `provider` holds; None where that is no business of ours.
+
+    Raises ValueError for a url or a key that cannot be used.
+    """
+    path = RESIDENCES[residence]
+    return None if path is None else cast("ResidencyFactory", resolve_name(path)).of(setup, provider)

@@ -30,6 +30,11 @@ _DEAD_KEY = re.compile(
     r"|user location is not supported",
     re.I,
 )
+_NO_ROOM = re.compile(
+    r"(more|not enough|insufficient) (system |gpu |free |available )?memory|out of memory"
+    r"|(cannot|unable to|failed to|could not) allocate",
+    re.I,
+)
 STATUS_OF: Final[Mapping[str, int]] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -59,6 +64,8 @@ def kind_of(status: int, text: str) -> FailureKind:
         return FailureKind.AUTH
     if status == 429:
         return FailureKind.RATE_LIMITED
+    if status >= 500 and _NO_ROOM.search(text):
+        return FailureKind.INSUFFICIENT_MEMORY
     if status in {408, 409, 499} or status >= 500:
         return FailureKind.SERVER_ERROR
     return FailureKind.MALFORMED if status < 300 else FailureKind.BAD_REQUEST

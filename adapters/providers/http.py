@@ -135,7 +135,7 @@ class Upstream:
 
     async def listed(self, path: str, items: str, name: str, *, auth: httpx.Auth | None = None) -> set[str]:
         """The `name` of each of the `items` in a page, for probes. Raises AttemptError."""
-        body = await self._get(path, auth)
+        body = await self.fetch("GET", path, auth=auth)
         try:
             return {str(item[name]) for item in from_json(body)[items]}
         except (ValueError, KeyError, TypeError):
@@ -143,24 +143,32 @@ class Upstream:
         failure = self._fit_to_tell(failure)
         raise AttemptError(failure)
 
-    async def _get(self, path: str, auth: httpx.Auth | None) -> bytes:
-        body = bytearray()
+    async def fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, auth: httpx.Auth | None = None,
+        within_s: float = PROBE_S, remedies: Remedies = NO_REMEDIES,
+    ) -> bytes:  # fmt: skip
+        """A page, or the answer to a `body` that does not stream; cancelled it hangs up. Raises AttemptError."""
+        content = None if body is None else to_json(body)
+        page = bytearray()
         failure: Failure | None = None
         try:
-            async with asyncio.timeout(PROBE_S), self._client.stream("GET", path, auth=auth) as response:
+            async with (
+                asyncio.timeout(within_s),
+                self._client.stream(method, path, content=content, auth=auth) as response,
+            ):
                 if response.status_code != httpx.codes.OK:
-                    failure = await self._refusal(response, NO_REMEDIES)
+                    failure = await self._refusal(response, remedies)
                 else:
                     async for data in response.aiter_bytes():
-                        body += data
-                        if len(body) > LINE_BYTES:
+                        page += data
+                        if len(page) > LINE_BYTES:
                             raise AttemptError.of(FailureKind.MALFORMED, f"{self.name}{path} does not end")
         except TimeoutError:
-            failure = Failure(kind=FailureKind.SILENCE, message=f"{self.name} did not answer within {PROBE_S:g} s")
+            failure = Failure(kind=FailureKind.SILENCE, message=f"{self.name} did not answer within {within_s:g} s")
         except httpx.HTTPError as error:
             failure = self._broken(error, answered=False)
         if failure is None:
-            return bytes(body)
+            return bytes(page)
         failure = self._fit_to_tell(failure)
         raise AttemptError(failure)
 

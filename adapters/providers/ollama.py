@@ -20,6 +20,8 @@ from schemas.request import Chat, ChatMessage
 
 UNKNOWN: Final = Backend()
 FOREVER: Final = -1
+KEPT_S: Final = 2 * 3600
+"""How long a model stays that nobody uses, where no scheduler decides."""
 
 
 class _Function(Wire):
@@ -84,7 +86,7 @@ class Ollama:
 def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
     """What `/api/chat` is sent. Raises AttemptError for what Ollama cannot do. What is None stays out."""
     options = {
-        "num_ctx": backend.num_ctx,
+        **load_options(backend),
         "num_predict": chat.max_tokens,
         "temperature": chat.temperature,
         "top_p": chat.top_p,
@@ -98,12 +100,22 @@ def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
         # Or it would drop the oldest turns of a long chat without a word.
         "truncate": False,
         "options": {name: value for name, value in options.items() if value is not None},
-        "keep_alive": FOREVER if backend.resident else None,
+        "keep_alive": keep_alive(backend),
         "think": False if chat.reasoning_effort == "none" else chat.reasoning_effort,
         "tools": _tools(chat),
         "format": _format(chat.response_format),
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def load_options(backend: Backend) -> dict[str, int]:
+    """Those that make Ollama load a model anew when they change: the same in whatever names the model."""
+    return {} if backend.num_ctx is None else {"num_ctx": backend.num_ctx}
+
+
+def keep_alive(backend: Backend) -> int:
+    """In seconds. The last request's word holds, so all say the same."""
+    return FOREVER if backend.resident else KEPT_S
 
 
 def _unsupported(what: str) -> AttemptError:

@@ -45,6 +45,7 @@ UNSPENT: Final = frozenset(
         FailureKind.RATE_LIMITED,
         FailureKind.CONNECTION,
         FailureKind.SERVER_ERROR,
+        FailureKind.INSUFFICIENT_MEMORY,
         FailureKind.BREAKER_OPEN,
         FailureKind.UNSUPPORTED,
         FailureKind.CONTEXT_TOO_LONG,

@@ -62,7 +62,7 @@ async def test_num_predict_ends_in_length_and_equal_options_load_once() -> None:
         provider = Ollama(ollama.url, {MODEL: Backend(num_ctx=2048)})
         answers = [await provider.chat(call("one two three", max_tokens=n), Progress()) for n in (2, 3)]
         await provider.aclose()
-        assert "keep_alive" not in ollama.chats[0]
+        assert ollama.chats[0]["keep_alive"] == 2 * 3600
         assert ollama.loads == [MODEL]
     assert [(answer.text, answer.finish_reason) for answer in answers] == [
         ("one two ", "length"),

@@ -51,6 +51,7 @@ class FakeOllama:
         self.gate.set()
         self.memory = Memory(self.models, self.memory_gb, self.max_loaded, self.parallel)
         self.memory.load_gate.set()
+        self.memory.unload_gate.set()
         self._server = await ScriptedUpstream(self._route).__aenter__()
         self.url = self._server.url
         return self
@@ -74,6 +75,11 @@ class FakeOllama:
     def load_gate(self) -> asyncio.Event:
         """Open from the start; while it is cleared no load ends."""
         return self.memory.load_gate
+
+    @property
+    def unload_gate(self) -> asyncio.Event:
+        """Open from the start; while it is cleared no memory is given back, as a GPU takes its time."""
+        return self.memory.unload_gate
 
     @property
     def load_began(self) -> asyncio.Event:

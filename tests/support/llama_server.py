@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.bus import free_port
@@ -38,6 +39,23 @@ class LlamaServer:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+
+    async def end(self) -> None:
+        """Ask it to, so that its children end with it."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.terminate()
+        await self.process.wait()
+
+    def spawned(self) -> list[str]:
+        """In router mode, the models it has started processes for, in order."""
+        return re.findall(r"spawning server instance with name=(\S+)", self.log.read_text(errors="replace"))
+
+    def child(self, model: str) -> psutil.Process:
+        """In router mode, the process of a model."""
+        assert self.process is not None
+        [child] = [one for one in psutil.Process(self.process.pid).children() if model in one.cmdline()]
+        return child
 
     async def health(self, *wanted: int) -> None:
         """Wait until `/health` answers with one of these: 503 while it loads, 200 once it serves."""
@@ -77,13 +95,30 @@ class LlamaServer:
 @asynccontextmanager
 async def llama_server(model: Path, *, context: int = 4096) -> AsyncIterator[LlamaServer]:
     """Started, and perhaps still loading. Skips the test where there is none."""
+    async with _serving("-m", str(model), "--alias", MODEL, "-c", str(context), "--slots") as server:
+        yield server
+
+
+@asynccontextmanager
+async def llama_router(models: Path, *more: str, places: int = 1) -> AsyncIterator[LlamaServer]:
+    """Without a model of its own: it loads those in the directory `models`, so many at a time."""
+    directory = ("--models-dir", str(models), "--models-max", str(places))
+    async with _serving(*directory, "-c", "1024", *more) as server:
+        try:
+            await server.health(200)
+            yield server
+        finally:
+            await server.end()
+
+
+@asynccontextmanager
+async def _serving(*wanted: str) -> AsyncIterator[LlamaServer]:
     binary = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
     if binary is None:
         pytest.skip("there is no llama-server: set LLAMA_SERVER to one, or have llama.cpp's on the PATH")
     port = free_port()
     command = [
-        binary, "-m", str(model), "--alias", MODEL, "--host", "127.0.0.1", "--port", str(port),
-        "-c", str(context), "-np", "1", "-t", "1", "--slots", "--no-webui",
+        binary, *wanted, "--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "--no-webui",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="llmbus-llama-") as directory:
         server = LlamaServer(command, f"http://127.0.0.1:{port}", Path(directory) / "log")

@@ -25,6 +25,8 @@ class Loaded:
     keep_alive_s: float = DEFAULT_KEEP_ALIVE_S
     expires_at: float = math.inf
     active: int = 0
+    leaving: bool = False
+    """Unloaded, and its memory not given back yet."""
 
     @property
     def num_ctx(self) -> int:
@@ -41,6 +43,7 @@ class Memory:
     parallel: int
     load_gate: asyncio.Event = field(default_factory=asyncio.Event)
     load_began: asyncio.Event = field(default_factory=asyncio.Event)
+    unload_gate: asyncio.Event = field(default_factory=asyncio.Event)
     loads: list[str] = field(default_factory=list)
     evictions: list[str] = field(default_factory=list)
     loading: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,8 +57,10 @@ class Memory:
     @property
     def loaded(self) -> dict[str, Loaded]:
         now = time.monotonic()
-        for name in [name for name, model in self._loaded.items() if not model.active and model.expires_at <= now]:
-            del self._loaded[name]
+        for name, model in tuple(self._loaded.items()):
+            model.leaving |= not model.active and model.expires_at <= now
+            if model.leaving and self.unload_gate.is_set():
+                del self._loaded[name]
         return self._loaded
 
     async def obtain(self, name: str, wanted: Mapping[str, Any], keep_s: float | None, max_queue: int) -> Loaded:
@@ -88,11 +93,16 @@ class Memory:
             await self._left(name)
 
     def _fits(self, name: str, options: Mapping[str, Any]) -> bool:
-        return name in self.loaded and self._loaded[name].options == options
+        model = self.loaded.get(name)
+        return model is not None and not model.leaving and model.options == options
 
     async def _load(self, name: str, options: dict[str, Any]) -> None:
         """Whoever asked for it may leave: then the load is given up, and the next who waits starts its own."""
+        await self.unload_gate.wait()
         await self._make_room(name)
+        if (needed_gb := self.models[name].gb) > self.memory_gb:
+            available = f"than is available ({self.memory_gb:.1f} GiB)"
+            raise Refused(500, f"model requires more system memory ({needed_gb:.1f} GiB) {available}")
         self.loading[name] = options
         self.load_began.set()
         try:
@@ -105,7 +115,7 @@ class Memory:
 
     async def _make_room(self, name: str) -> None:
         async with self._changed:
-            if name in self._loaded:  # other load options: once it is idle, it is loaded anew
+            if name in self.loaded:  # other load options: once it is idle, it is loaded anew
                 await self._changed.wait_for(lambda: not self._loaded[name].active)
                 del self._loaded[name]
             while not self._has_room(name):
@@ -124,7 +134,5 @@ class Memory:
     async def _left(self, name: str) -> None:
         model = self._loaded[name]
         model.expires_at = time.monotonic() + model.keep_alive_s
-        if not model.active and model.keep_alive_s == 0:
-            del self._loaded[name]
         async with self._changed:
             self._changed.notify_all()

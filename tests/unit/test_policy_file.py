@@ -218,6 +218,54 @@ def test_what_is_wrong_is_named(old: str, new: str, place: tuple[int, int], wher
     assert remedy in problem.remedy
 
 
+SERVER = "  ollama: {dialect: ollama}\n"
+SECOND = """\
+  other:
+    {nodes: [mac], provider: ollama, backend: "gemma3:12b", context_tokens: 8000, quality: 0.5, tokens_per_s: 20}
+capabilities:
+"""
+
+
+def test_who_brings_models_into_memory_follows_the_dialect_unless_it_is_said() -> None:
+    def residence(provider: str) -> str:
+        return load_policy(changed(SERVER, f"  ollama: {provider}\n"), "p.yaml").providers["ollama"].residence
+
+    assert residence("{dialect: ollama}") == "ollama"
+    assert residence("{dialect: ollama, residency: none}") == "none"
+    assert (
+        residence("{dialect: openai}") == residence("{dialect: anthropic}") == residence("{dialect: cohere}") == "none"
+    )
+    assert residence("{dialect: openai, residency: llama-server}") == "llama-server"
+    assert residence("{dialect: anthropic, residency: single}") == "single"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "residency", "remedy"),
+    [
+        ("openai", "ollama", "the dialect ollama"),
+        ("ollama", "llama-server", "openai or anthropic"),
+        ("gemini", "llama-server", "openai or anthropic"),
+        ("loopback", "single", "openai or anthropic"),
+    ],
+)
+def test_a_residency_that_does_not_go_with_the_dialect(dialect: str, residency: str, remedy: str) -> None:
+    [problem] = found_in(changed(SERVER, f"  ollama: {{dialect: {dialect}, residency: {residency}}}\n"))
+    assert (problem.where, problem.line) == ("providers.ollama.residency", 5)
+    assert f"does not go with the dialect {dialect}" in problem.what
+    assert remedy in problem.remedy
+
+
+def test_a_server_that_holds_one_model_is_given_one() -> None:
+    single = changed(SERVER, "  ollama: {dialect: openai, residency: single}\n")
+    load_policy(single, "p.yaml")
+    same = SECOND.replace("gemma3:12b", "qwen3:14b")
+    load_policy(single.replace("capabilities:\n", same), "p.yaml")
+    load_policy(changed(SERVER, SERVER).replace("capabilities:\n", SECOND), "p.yaml")
+    [problem] = found_in(single.replace("capabilities:\n", SECOND))
+    assert problem.where == "models.other.backend"
+    assert "ollama holds one model, and on mac that is qwen3:14b" in problem.what
+
+
 def test_all_problems_are_named_in_the_order_of_the_file() -> None:
     text = changed("provider: ollama", "provider: olama").replace("{model: coder}", "{model: code}")
     assert [(each.line, each.where) for each in found_in(text)] == [

@@ -95,6 +95,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.SILENCE: NEXT,
     FailureKind.INTERRUPTED: NEXT,
     FailureKind.MALFORMED: NEXT,
+    FailureKind.INSUFFICIENT_MEMORY: NEXT,
     FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
@@ -120,6 +121,7 @@ ALONE = {
     FailureKind.INTERNAL: ErrorType.INTERNAL,
     FailureKind.AUTH: ErrorType.UPSTREAM_ERROR,
     FailureKind.UNSUPPORTED: ErrorType.UPSTREAM_ERROR,
+    FailureKind.INSUFFICIENT_MEMORY: ErrorType.UPSTREAM_ERROR,
     FailureKind.CONTEXT_TOO_LONG: ErrorType.UPSTREAM_ERROR,
 }
 

@@ -20,7 +20,7 @@ GB: Final = 1_000_000_000
 LOAD_BYTES_PER_S: Final = 2 * GB
 """5 s for every 10 GB, until a load was measured."""
 BOUNDS_MS: Final[Mapping[Urgency, int]] = MappingProxyType(
-    {"critical": 5_000, "high": 30_000, "normal": 120_000, "batch": 4 * 3_600_000}
+    {"critical": 5_000, "high": 30_000, "normal": 90_000, "batch": 4 * 3_600_000}
 )
 
 Phase = Literal["absent", "loading", "resident", "unloading"]

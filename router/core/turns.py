@@ -20,7 +20,7 @@ class Claim:
     due_ms: int
     """When its load must have begun."""
     urgency: Urgency
-    """Of whoever is due first."""
+    """Of the most urgent who is past its time; while there is none, of whoever is due first."""
     interactive: bool = True
     """Somebody who waits for it is not batch."""
     by_deadline: bool = False
@@ -33,6 +33,12 @@ class Claim:
     @property
     def name(self) -> str:
         return self.model.spec.name
+
+    def order(self, soon_ms: int) -> tuple[int, float]:
+        """By due time those due before another could come and serve one, then by gain, batch last."""
+        if self.due_ms <= soon_ms:
+            return 0, self.due_ms
+        return (1 if self.interactive else 2), -self.gain
 
 
 @dataclass(slots=True)
@@ -50,7 +56,9 @@ class Turn:
 def turn(node: NodeState, now_ms: int) -> Turn:
     """The first claim, in order, that nobody in memory keeps waiting is loaded; a due one lets no other past it."""
     turn = Turn()
-    for claim in claims(node, now_ms):
+    found = _claims(node, now_ms)
+    soon_ms = now_ms + max((claim.first_ms for claim in found), default=0)
+    for claim in sorted(found, key=lambda claim: claim.order(soon_ms)):
         if claim.model.retry_ms > now_ms:
             turn.waits.append(Wait(claim.name, "load_failed"))
             turn.ask_ms.append(claim.model.retry_ms)
@@ -61,15 +69,15 @@ def turn(node: NodeState, now_ms: int) -> Turn:
             turn.waits.append(Wait(claim.name, "memory_taken", *_figures(node, claim, _unpinned(node))))
             continue
         holds = [hold for victim in victims if (hold := _hold(node, victim, claim, now_ms))]
-        if not holds and not node.changing:
+        if not holds and not node.changing and turn.load is None:
             turn.load, turn.victims = claim, victims
-            return turn
+            continue
         if turn.following is None:
             turn.following, turn.yielding = claim, victims
         turn.ask_ms += [until_ms for _, until_ms in holds if until_ms is not None]
         reasons: set[WaitReason] = {reason for reason, _ in holds} or {"changing"}
         turn.waits.append(Wait(claim.name, next(reason for reason in HOLDS if reason in reasons)))
-        if claim.due_ms <= now_ms or reasons == {"making_room"}:
+        if claim.due_ms <= soon_ms or reasons == {"making_room"}:
             return turn
     return turn
 
@@ -77,40 +85,34 @@ def turn(node: NodeState, now_ms: int) -> Turn:
 def goes_before(place: Waiting, on: Residency, claim: Claim, now_ms: int, *, fresh: bool) -> bool:
     """Whether a request for a model in memory may start though `claim` needs its room."""
     job, overdue = place.job, place.due_ms <= now_ms
-    if fresh:
-        return True  # a load is paid for with one request at least
-    if claim.due_ms > now_ms + place.generation_ms:
-        return overdue or job.urgency != "batch" or not claim.interactive
     mine, theirs = URGENCIES.index(job.urgency), URGENCIES.index(claim.urgency)
+    if fresh and (overdue or mine < theirs or claim.due_ms > now_ms):
+        return True  # a load is paid for with one request
+    pressing = claim.due_ms <= now_ms + place.generation_ms
+    if job.urgency == "batch" and claim.interactive:
+        return overdue and not pressing
+    if not pressing or (overdue and job.arrived_ms <= on.loaded_ms):
+        return True  # when not all bounds can hold, fewer and longer turns serve everybody sooner
     if mine < theirs:
         return job.arrived_ms <= max(on.loaded_ms, claim.due_ms)
-    if mine > theirs:
-        return False
-    return place.due_ms <= claim.due_ms or (overdue and job.arrived_ms <= on.loaded_ms)
+    return mine == theirs and place.due_ms <= claim.due_ms
 
 
-def claims(node: NodeState, now_ms: int) -> list[Claim]:
-    """By due time those due before another could come and serve one, then by gain, batch last."""
-    found = [claim for model in node.models.values() if (claim := _claim(node, model))]
-    soon_ms = now_ms + max((claim.first_ms for claim in found), default=0)
-
-    def order(claim: Claim) -> tuple[int, float]:
-        if claim.due_ms <= soon_ms:
-            return 0, claim.due_ms
-        return (1 if claim.interactive else 2), -claim.gain
-
-    return sorted(found, key=order)
+def _claims(node: NodeState, now_ms: int) -> list[Claim]:
+    return [claim for model in node.models.values() if (claim := _claim(node, model, now_ms))]
 
 
-def _claim(node: NodeState, model: Residency) -> Claim | None:
+def _claim(node: NodeState, model: Residency, now_ms: int) -> Claim | None:
     name = model.spec.name
     if model.phase != "absent":
         return None
     if model.spec.pinned:
         return None if node.never_fits(name) else Claim(model, due_ms=0, urgency="critical")
-    first = min(node.queue.heads(name), default=None)
-    if first is None:
+    heads = list(node.queue.heads(name))
+    if not heads:
         return None
+    first = min(heads)
+    overdue = [head for head in heads if head.due_ms <= now_ms]
     lines = node.queue.lines[name]
     urgent = [line for urgency, line in lines.items() if urgency != "batch" and line]
     wanted = urgent or [lines["batch"]]
@@ -119,7 +121,7 @@ def _claim(node: NodeState, model: Residency) -> Claim | None:
     return Claim(
         model=model,
         due_ms=first.due_ms,
-        urgency=first.job.urgency,
+        urgency=(overdue or [first])[0].job.urgency,
         interactive=bool(urgent),
         by_deadline=first.due_ms < bound_ms,
         gain=sum(line.count for line in wanted) / max(1, model.load_ms + work_ms),
@@ -132,6 +134,8 @@ def _hold(node: NodeState, model: Residency, claim: Claim, now_ms: int) -> tuple
     heads = node.queue.heads(model.spec.name)
     if any(goes_before(head, model, claim, now_ms, fresh=model.fresh) for head in heads):
         return "collating", None
+    if model.phase == "loading":
+        return "changing", None
     if model.running:
         return "making_room", None
     if claim.interactive or claim.due_ms <= now_ms or model.interactive_ms is None:
@@ -158,7 +162,7 @@ def _victims(node: NodeState, claim: Claim, now_ms: int) -> list[Residency] | No
 
 
 def _unpinned(node: NodeState) -> list[Residency]:
-    return [model for model in node.models.values() if model.phase == "resident" and not model.spec.pinned]
+    return [model for model in node.models.values() if model.phase in ("resident", "loading") and not model.spec.pinned]
 
 
 def _fits(node: NodeState, claim: Claim, victims: Sequence[Residency]) -> bool:

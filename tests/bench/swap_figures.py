@@ -1,6 +1,6 @@
 """What a run on the virtual node was like: loads, waits by urgency, misses, and who was kept beyond the bound."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.core.residency import NodeState
@@ -11,10 +11,12 @@ from tests.support.virtual_node import Fate, Run
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Times in ms."""
+    """Of several runs together. Times in ms."""
 
+    requests: int
     loads: int
     end_ms: int
+    """The completion time of the whole: the end of the last answer, summed over the runs."""
     p50_ms: dict[Urgency, int]
     p95_ms: dict[Urgency, int]
     interactive_p95_ms: int
@@ -26,20 +28,21 @@ class Figures:
     """And while they did, the node did what could have waited."""
 
 
-def figures(run: Run) -> Figures:
-    waits = {urgency: sorted(f.wait_ms for f in run.served if f.job.urgency == urgency) for urgency in URGENCIES}
-    interactive = sorted(fate.wait_ms for fate in run.served if fate.job.urgency != "batch")
-    beyond = [fate for fate in run.served if fate.started_ms and fate.started_ms > _allowed_ms(run, fate)]
+def figures(runs: Sequence[Run]) -> Figures:
+    served = [fate for run in runs for fate in run.served]
+    waits = {urgency: sorted(fate.wait_ms for fate in served if fate.job.urgency == urgency) for urgency in URGENCIES}
+    beyond = [(run, fate) for run in runs for fate in run.served if fate.start_ms > _allowed_ms(run, fate)]
     return Figures(
-        loads=run.loads,
-        end_ms=run.end_ms,
+        requests=sum(len(run.fates) for run in runs),
+        loads=sum(run.loads for run in runs),
+        end_ms=sum(run.end_ms for run in runs),
         p50_ms={urgency: percentile(each, 0.5) for urgency, each in waits.items()},
         p95_ms={urgency: percentile(each, 0.95) for urgency, each in waits.items()},
-        interactive_p95_ms=percentile(interactive, 0.95),
-        longest_ms=max((fate.wait_ms for fate in run.served), default=0),
-        misses=sum(1 for fate in run.fates.values() if fate.late),
+        interactive_p95_ms=percentile(sorted(f.wait_ms for f in served if f.job.urgency != "batch"), 0.95),
+        longest_ms=max((fate.wait_ms for fate in served), default=0),
+        misses=sum(1 for run in runs for fate in run.fates.values() if fate.late),
         beyond=len(beyond),
-        violations=len(violations(run, beyond)),
+        violations=sum(kept_waiting(run, fate) for run, fate in beyond),
     )
 
 
@@ -57,35 +60,28 @@ def _allowed_ms(run: Run, fate: Fate) -> int:
     return _due_ms(run, fate) + state.models[fate.job.model].load_ms
 
 
-def violations(run: Run, beyond: Iterable[Fate]) -> list[Fate]:
-    """Those kept longer than their bound, one load and the answer that was being generated when their bound came,
-    while the node started for the same room what was not past its own bound, nor more urgent.
+def kept_waiting(run: Run, fate: Fate) -> bool:
+    """Whether it waited longer than its bound, one load and the answer that was being generated when its bound came,
+    while the node started for the same room what was neither past its own bound nor more urgent.
 
     More work than a machine can do keeps everybody waiting; nobody may be kept waiting for what could wait as well.
     """
-    return [fate for fate in beyond if _outlasted(run, fate) and any(_could_wait(run, fate))]
-
-
-def _outlasted(run: Run, fate: Fate) -> bool:
     due_ms = _due_ms(run, fate)
-    rest_ms = max(
-        (other.ended_ms - due_ms for other in run.served if other.ended_ms and (other.started_ms or 0) < due_ms),
-        default=0,
+    rests_ms = [other.end_ms - due_ms for other in run.served if other.start_ms < due_ms]
+    if fate.start_ms <= _allowed_ms(run, fate) + max(0, *rests_ms, 0):
+        return False
+    state = NodeState(run.specs, TOTAL_BYTES)
+    return any(
+        due_ms < other.start_ms < fate.start_ms
+        and _same_room(state, fate.job.model, other.job.model)
+        and URGENCIES.index(other.job.urgency) >= URGENCIES.index(fate.job.urgency)
+        and other.start_ms < min(_due_ms(run, other), _latest_ms(state, other))
+        for other in run.served
     )
-    return (fate.started_ms or 0) > _allowed_ms(run, fate) + max(0, rest_ms)
 
 
-def _could_wait(run: Run, fate: Fate) -> Iterable[bool]:
-    due_ms, state = _due_ms(run, fate), NodeState(run.specs, TOTAL_BYTES, rules=run.rules)
-    for other in run.served:
-        started_ms = other.started_ms or 0
-        if due_ms < started_ms < (fate.started_ms or 0) and _same_room(state, fate.job.model, other.job.model):
-            urgent = URGENCIES.index(other.job.urgency) < URGENCIES.index(fate.job.urgency)
-            overdue = min(_due_ms(run, other), _deadline_due_ms(state, other)) <= started_ms
-            yield not (urgent or overdue)
-
-
-def _deadline_due_ms(state: NodeState, fate: Fate) -> int:
+def _latest_ms(state: NodeState, fate: Fate) -> int:
+    """The last moment for a load that meets its deadline."""
     model = state.models[fate.job.model]
     return fate.job.deadline_ms - model.generation_ms(fate.job.tokens) - model.load_ms
 

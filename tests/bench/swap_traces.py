@@ -1,9 +1,9 @@
 """Who asks what when: the mixed work of agents on one machine of 64 GB that cannot hold all their models at once."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from router.core.residency import GB, ModelSpec
 from subjects.grammar import Urgency
@@ -22,26 +22,34 @@ BUSY_MS = 8_200
 
 @dataclass(frozen=True, slots=True)
 class Trace:
+    """The same kind of work several times over, from other seeds: one draw says little about a 95th percentile."""
+
     name: str
-    asks: Sequence[Ask]
+    draws: Sequence[Sequence[Ask]]
     alternating: bool = False
     """It counts for the marks of loads and throughput."""
 
 
 def traces(quick: bool) -> list[Trace]:
-    part = 3 if quick else 1
+    seeds = range(1, 3 if quick else 7)
+
+    def drawn(name: str, draw: Callable[[random.Random], Iterator[Ask]]) -> Trace:
+        return Trace(name, [list(draw(random.Random(seed))) for seed in seeds])
+
     return [
-        Trace("A/B in turn, one every 2 s", list(in_turn(240 // part, 2_000)), alternating=True),
-        Trace("A/B in turn, all at once", list(in_turn(120 // part, 0)), alternating=True),
-        Trace("agents: architect, coder, reviewer", list(agents(6, 12 // part))),
-        Trace("one agent alone", list(agents(1, 12 // part))),
-        Trace("talk and nightly batch", list(talk_and_batch(6 * HOUR_MS // part, every_ms=0))),
-        Trace("talk and batch that trickles in", list(talk_and_batch(6 * HOUR_MS // part, every_ms=90_000))),
-        Trace("bursts", list(bursts(12 // part))),
-        Trace("one model starving", list(starving(2 * HOUR_MS // part, "normal", 300_000))),
-        Trace("batch starving", list(starving(12 * HOUR_MS, "batch", HOUR_MS))),
-        Trace("deadlines", list(deadlines(300 // part))),
-        *(Trace(f"Poisson, {load:.0%} load", list(poisson(load, 1_500 // part))) for load in (0.3, 0.6, 0.9)),
+        Trace("A/B in turn, one every 2 s", [list(in_turn(240, 2_000))], alternating=True),
+        Trace("A/B in turn, all at once", [list(in_turn(120, 0))], alternating=True),
+        drawn("agents in turn, 1", partial(agents, 1)),
+        drawn("agents in turn, 3", partial(agents, 3)),
+        drawn("agents in turn, 6", partial(agents, 6)),
+        drawn("agents in turn, 12", partial(agents, 12)),
+        drawn("talk and nightly batch", partial(talk_and_batch, every_ms=0)),
+        drawn("talk and batch that trickles", partial(talk_and_batch, every_ms=90_000)),
+        drawn("bursts", bursts),
+        drawn("one model starving", partial(starving, 2 * HOUR_MS, "normal", 300_000)),
+        drawn("batch starving", partial(starving, 12 * HOUR_MS, "batch", HOUR_MS)),
+        drawn("deadlines", deadlines),
+        *(drawn(f"Poisson, {load:.0%} load", partial(poisson, load)) for load in (0.3, 0.6, 0.9)),
     ]
 
 
@@ -51,13 +59,12 @@ def in_turn(number: int, every_ms: int) -> Iterator[Ask]:
         yield Ask(at * every_ms, "coder", 120) if at % 2 else Ask(at * every_ms, "architect", 100)
 
 
-def agents(number: int, rounds: int) -> Iterator[Ask]:
+def agents(number: int, chance: random.Random) -> Iterator[Ask]:
     """Each asks for a plan, then for code, then for a review, then again; the next when the last is answered."""
-    chance = random.Random(1)
     for agent in range(number):
         steps = [
             Ask(1_000, model, chance.randint(tokens // 2, tokens * 3 // 2))
-            for _ in range(rounds)
+            for _ in range(12)
             for model, tokens in (("architect", 400), ("coder", 900), ("reviewer", 300))
         ]
         first = reduce(lambda following, ask: _then(ask, following), reversed(steps[:-1]), steps[-1])
@@ -68,50 +75,57 @@ def _then(ask: Ask, following: Ask) -> Ask:
     return Ask(ask.at_ms, ask.model, ask.tokens, ask.urgency, follow_up=following)
 
 
-def talk_and_batch(length_ms: int, every_ms: int) -> Iterator[Ask]:
-    """Players talk to figures (coder, high) in conversations; the architect has long batch work all night."""
-    chance = random.Random(2)
-    for at in range(length_ms // 90_000):
+def talk_and_batch(chance: random.Random, every_ms: int) -> Iterator[Ask]:
+    """Players talk to figures (coder, high) in conversations; the architect has 240 pieces of batch work, 40 s each."""
+    for at in range(240):
         yield Ask(at * every_ms, "architect", chance.randint(500, 1_500), "batch")
     at_ms = 0
-    while at_ms < length_ms:
+    while at_ms < 6 * HOUR_MS:
         at_ms += round(chance.expovariate(1 / 400_000))
         for _ in range(chance.randint(2, 9)):
             yield Ask(at_ms, "coder", chance.randint(40, 140), "high")
             at_ms += round(chance.uniform(6_000, 20_000))
 
 
-def bursts(number: int) -> Iterator[Ask]:
-    chance = random.Random(3)
+def bursts(chance: random.Random) -> Iterator[Ask]:
     urgencies: Sequence[Urgency] = ("critical", "high", "high", "normal", "normal", "normal", "normal", "batch")
-    for burst in range(number):
+    for burst in range(12):
         for _ in range(18):
             at_ms = burst * 600_000 + chance.randint(0, 20_000)
             yield Ask(at_ms, chance.choice(MODELS).name, chance.randint(100, 500), chance.choice(urgencies))
 
 
-def starving(length_ms: int, urgency: Urgency, every_ms: int) -> Iterator[Ask]:
-    """The coder is asked faster than it answers half of the time; now and then somebody needs the architect."""
-    chance = random.Random(4)
+def starving(length_ms: int, urgency: Urgency, every_ms: int, chance: random.Random) -> Iterator[Ask]:
+    """The coder is kept busy most of the time; now and then somebody needs the architect."""
     for at_ms in range(0, length_ms, 6_000):
-        yield Ask(at_ms, "coder", chance.randint(60, 240))
+        yield Ask(at_ms, "coder", chance.randint(60, 220))
     for at_ms in range(60_000, length_ms - 60_000, every_ms):
         yield Ask(at_ms, "architect", chance.randint(300, 500), urgency)
 
 
-def deadlines(number: int) -> Iterator[Ask]:
-    chance, at_ms = random.Random(5), 0
-    for _ in range(number):
+def deadlines(chance: random.Random) -> Iterator[Ask]:
+    at_ms = 0
+    for _ in range(300):
         at_ms += round(chance.expovariate(1 / 20_000))
         timeout_ms = chance.choice((60_000, 100_000, 200_000, FOREVER_MS))
         yield Ask(at_ms, chance.choice(MODELS).name, chance.randint(100, 400), "normal", timeout_ms)
 
 
-def poisson(load: float, number: int) -> Iterator[Ask]:
-    chance, at_ms = random.Random(6), 0.0
+def poisson(load: float, chance: random.Random) -> Iterator[Ask]:
+    at_ms = 0.0
     urgencies: Sequence[Urgency] = ("critical", "high", "high", *(("normal",) * 5), "batch", "batch")
     mix = (("architect", 400), ("coder", 300), ("reviewer", 200))
-    for _ in range(number):
+    for _ in range(1_000):
         at_ms += chance.expovariate(load / BUSY_MS)
         model, tokens = chance.choices(mix, (20, 50, 30))[0]
         yield Ask(round(at_ms), model, chance.randint(tokens // 2, tokens * 3 // 2), chance.choice(urgencies))
+
+
+def small(chance: random.Random) -> list[Ask]:
+    """Few enough for the exact search."""
+    spread_ms = chance.choice((0, 30_000, 120_000, 300_000))
+    asks = [
+        Ask(chance.randint(0, spread_ms), chance.choice(MODELS).name, chance.randint(100, 600))
+        for _ in range(chance.randint(4, 8))
+    ]
+    return sorted(asks, key=lambda ask: ask.at_ms)

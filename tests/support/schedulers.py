@@ -39,14 +39,14 @@ def ollama(node: NodeState, now_ms: int) -> Orders:
 
 
 def lru(node: NodeState, now_ms: int) -> Orders:
-    """What is loaded serves as long as anything waits for it; then the longest unused goes for the oldest that waits."""
+    """What is loaded serves as long as anything waits for it; then the longest unused goes for the oldest."""
     return _collated(node) or _load_oldest(node, lambda model: (model.used_ms,))
 
 
 def _collated(node: NodeState) -> Orders | None:
     able = [job for job in _waiting(node) if node.models[job.model].free_slots]
     oldest = min(able, key=lambda job: job.ticket, default=None)
-    return oldest and Orders(starts=(Start(oldest.ticket, oldest.model, "resident"),))
+    return Orders(starts=(Start(oldest.ticket, oldest.model, "resident"),)) if oldest else None
 
 
 def _load_oldest(node: NodeState, order: Callable[[Residency], tuple[int | str, ...]]) -> Orders:

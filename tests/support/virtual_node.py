@@ -44,9 +44,18 @@ class Fate:
     starts: int = 0
 
     @property
-    def wait_ms(self) -> int:
+    def start_ms(self) -> int:
         assert self.started_ms is not None
-        return self.started_ms - self.job.arrived_ms
+        return self.started_ms
+
+    @property
+    def end_ms(self) -> int:
+        assert self.ended_ms is not None
+        return self.ended_ms
+
+    @property
+    def wait_ms(self) -> int:
+        return self.start_ms - self.job.arrived_ms
 
     @property
     def late(self) -> bool:

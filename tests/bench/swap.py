@@ -128,8 +128,10 @@ def main() -> None:
     results = {}
     for trace in every:
         results[trace.name] = compare(trace)
-        console.print(table(trace.name, results[trace.name]))
-    figured = summary(results, {trace.name for trace in every if trace.alternating}, asked.quick)
+        within = "" if trace.counted else " of them, within the above"
+        console.print(table(trace.name + within, results[trace.name]))
+    counted = {trace.name: results[trace.name] for trace in every if trace.counted}
+    figured = summary(counted, {trace.name for trace in every if trace.alternating}, asked.quick)
     console.print(marks(figured))
     if asked.svg:
         shown = next(trace for trace in every if trace.name == "agents in turn, 6")
@@ -161,7 +163,7 @@ def marks(figured: Mapping[str, float | None]) -> Table:
     for name, (relation, mark) in MARKS.items():
         found = figured[name]
         met = found is not None and (found >= mark if relation == ">=" else found <= mark)
-        table.add_row(name, ABOUT[name], f"{relation} {mark:g}", f"{found:g}", "met" if met else "MISSED")
+        table.add_row(name, ABOUT[name], f"{relation} {mark:g}", str(found), "met" if met else "MISSED")
     return table
 
 

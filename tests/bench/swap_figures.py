@@ -67,8 +67,8 @@ def kept_waiting(run: Run, fate: Fate) -> bool:
     More work than a machine can do keeps everybody waiting; nobody may be kept waiting for what could wait as well.
     """
     due_ms = _due_ms(run, fate)
-    rests_ms = [other.end_ms - due_ms for other in run.served if other.start_ms < due_ms]
-    if fate.start_ms <= _allowed_ms(run, fate) + max(0, *rests_ms, 0):
+    rest_ms = max((other.end_ms - due_ms for other in run.served if other.start_ms < due_ms), default=0)
+    if fate.start_ms <= _allowed_ms(run, fate) + max(0, rest_ms):
         return False
     state = NodeState(run.specs, TOTAL_BYTES)
     return any(

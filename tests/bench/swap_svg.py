@@ -38,7 +38,8 @@ def _band(name: str, run: Run, models: list[str], top: int, end_ms: int) -> Iter
     said = (
         f"{run.loads} loads, done after {run.end_ms / 60_000:.0f} min, mean wait {sum(waits) / len(waits) / 1000:.0f} s"
     )
-    yield f'<text x="12" y="{top + 12}" font-weight="600">{escape(name)}</text><text x="{LEFT}" y="{top + 12}">{said}</text>'
+    yield f'<text x="12" y="{top + 12}" font-weight="600">{escape(name)}</text>'
+    yield f'<text x="{LEFT}" y="{top + 12}">{said}</text>'
     for lane, model in enumerate(models):
         y, colour = top + 20 + lane * LANE, COLOURS[lane % len(COLOURS)]
         yield f'<text x="{LEFT - 8}" y="{y + 11}" text-anchor="end">{escape(model)}</text>'

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 from router.core.residency import GB, ModelSpec
@@ -28,6 +28,8 @@ class Trace:
     draws: Sequence[Sequence[Ask]]
     alternating: bool = False
     """It counts for the marks of loads and throughput."""
+    counted: bool = True
+    """False: shown on its own, and counted within another."""
 
 
 def traces(quick: bool) -> list[Trace]:
@@ -36,13 +38,12 @@ def traces(quick: bool) -> list[Trace]:
     def drawn(name: str, draw: Callable[[random.Random], Iterator[Ask]]) -> Trace:
         return Trace(name, [list(draw(random.Random(seed))) for seed in seeds])
 
+    crowds = [replace(drawn(f"agents in turn, {each}", partial(agents, each)), counted=False) for each in (1, 3, 6, 12)]
     return [
         Trace("A/B in turn, one every 2 s", [list(in_turn(240, 2_000))], alternating=True),
         Trace("A/B in turn, all at once", [list(in_turn(120, 0))], alternating=True),
-        drawn("agents in turn, 1", partial(agents, 1)),
-        drawn("agents in turn, 3", partial(agents, 3)),
-        drawn("agents in turn, 6", partial(agents, 6)),
-        drawn("agents in turn, 12", partial(agents, 12)),
+        Trace("agents in turn", [draw for each in crowds for draw in each.draws]),
+        *crowds,
         drawn("talk and nightly batch", partial(talk_and_batch, every_ms=0)),
         drawn("talk and batch that trickles", partial(talk_and_batch, every_ms=90_000)),
         drawn("bursts", bursts),

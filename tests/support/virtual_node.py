@@ -92,41 +92,91 @@ class Run:
         return [fate for fate in self.fates.values() if fate.started_ms is not None]
 
 
+class Clock:
+    """One for all nodes that live together: moments in order, and after each what everybody makes of it."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0
+        self.settle: list[Callable[[], None]] = []
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def at(self, at_ms: int, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (at_ms, next(self._order), event))
+
+    def step(self) -> bool:
+        """Everything that happens at the next moment; False: nothing is to come."""
+        if not self._events:
+            return False
+        self.now_ms = self._events[0][0]
+        while self._events and self._events[0][0] == self.now_ms:
+            heapq.heappop(self._events)[2]()
+        for settle in tuple(self.settle):
+            settle()
+        return True
+
+
 class VirtualNode:
-    """`run` plays everything; the steps are there for those who interfere."""
+    """`run` plays everything; `take` and `leave` are for those who play with several nodes."""
 
     def __init__(
         self, specs: Sequence[ModelSpec], total_bytes: int, *, rules: Rules | None = None,
-        scheduler: Scheduler = schedule, unload_ms: int = UNLOAD_MS,
+        scheduler: Scheduler = schedule, unload_ms: int = UNLOAD_MS, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         self.state = NodeState(specs, total_bytes, rules=rules)
-        self.now_ms = 0
+        self.clock = clock or Clock()
         self.run_log = Run(specs, self.state.rules)
         self._scheduler = scheduler
         self._unload_ms = unload_ms
-        self._events: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = count()
         self._tickets = count(1)
         self._since: dict[str, int] = {}
         self._timers: set[int] = set()
         self._follow_ups: dict[int, Ask] = {}
+        self._gone = False
+        self.clock.settle.append(self._settle)
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now_ms
 
     def run(self, asks: Iterable[Ask]) -> Run:
         for ask in asks:
             self.ask(ask, ask.at_ms)
-        while self._events:
-            self.step()
+        while self.clock.step():
+            pass
         self.run_log.end_ms = max((fate.ended_ms or 0 for fate in self.run_log.fates.values()), default=0)
         for name, model in self.state.models.items():
             if model.phase == "resident":
                 self._span(name, "resident", max(self.run_log.end_ms, self._since[name]))
         return self.run_log
 
-    def step(self) -> None:
-        """Everything that happens at the next moment, then what the scheduler makes of it."""
-        self.now_ms = self._events[0][0]
-        while self._events and self._events[0][0] == self.now_ms:
-            heapq.heappop(self._events)[2]()
+    def ask(self, ask: Ask, at_ms: int) -> None:
+        self.clock.at(at_ms, lambda: self._arrive(ask))
+
+    def _arrive(self, ask: Ask) -> None:
+        ticket = next(self._tickets)
+        expected = ask.tokens if ask.expected is None else ask.expected
+        job = Job(ticket, ask.model, ask.urgency, self.now_ms, self.now_ms + ask.timeout_ms, expected)
+        if ask.follow_up is not None:
+            self._follow_ups[ticket] = ask.follow_up
+        assert self.take(Fate(job, ask.tokens))
+
+    def take(self, fate: Fate) -> bool:
+        """False if it is here already."""
+        self.run_log.fates[fate.job.ticket] = fate
+        return self.state.arrived(fate.job, self.now_ms)
+
+    def leave(self) -> list[Fate]:
+        """Gone without a word; what it had in hand, waiting or running, is for others."""
+        self._gone = True
+        self.clock.settle.remove(self._settle)
+        return [fate for fate in self.run_log.fates.values() if fate.ended_ms is None and fate.refusal is None]
+
+    def _later(self, after_ms: int, event: Callable[[], None]) -> None:
+        """Nothing happens any more on a node that has gone."""
+        self.clock.at(self.now_ms + after_ms, lambda: None if self._gone else event())
+
+    def _settle(self) -> None:
         while (orders := self._scheduler(self.state, self.now_ms)).acts:
             self.run_log.orders.append((self.now_ms, orders))
             self._follow(orders)
@@ -134,22 +184,7 @@ class VirtualNode:
         if at_ms is not None and at_ms not in self._timers and len(self.state.queue):
             assert at_ms > self.now_ms, "asked to be asked again at once, for nothing"
             self._timers.add(at_ms)
-            self.at(at_ms, lambda: self._timers.discard(at_ms))
-
-    def at(self, at_ms: int, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (at_ms, next(self._order), event))
-
-    def ask(self, ask: Ask, at_ms: int) -> None:
-        self.at(at_ms, lambda: self._arrive(ask))
-
-    def _arrive(self, ask: Ask) -> None:
-        ticket = next(self._tickets)
-        expected = ask.tokens if ask.expected is None else ask.expected
-        job = Job(ticket, ask.model, ask.urgency, self.now_ms, self.now_ms + ask.timeout_ms, expected)
-        self.run_log.fates[ticket] = Fate(job, ask.tokens)
-        if ask.follow_up is not None:
-            self._follow_ups[ticket] = ask.follow_up
-        assert self.state.arrived(job, self.now_ms)
+            self.clock.at(at_ms, lambda: self._timers.discard(at_ms))
 
     def _follow(self, orders: Orders) -> None:
         for refusal in orders.refusals:
@@ -169,7 +204,7 @@ class VirtualNode:
         assert model.phase == "resident", f"{start.model} is {model.phase} and cannot generate"
         self.state.started(start.ticket, self.now_ms)
         fate.started_ms, fate.starts = self.now_ms, fate.starts + 1
-        self.at(self.now_ms + model.generation_ms(fate.tokens), lambda: self._finish(fate))
+        self._later(model.generation_ms(fate.tokens), lambda: self._finish(fate))
 
     def _finish(self, fate: Fate) -> None:
         ticket = fate.job.ticket
@@ -185,7 +220,7 @@ class VirtualNode:
         self.state.load_began(load.model, self.now_ms)
         assert self.state.free_bytes >= self.state.rules.headroom_bytes, "the machine would swap"
         self._since[load.model] = self.now_ms
-        self.at(self.now_ms + model.load_ms, lambda: self._loaded(load.model))
+        self._later(model.load_ms, lambda: self._loaded(load.model))
 
     def _loaded(self, name: str) -> None:
         self._span(name, "loading")
@@ -198,7 +233,7 @@ class VirtualNode:
         assert not model.spec.pinned, f"{unload.model} is pinned"
         self._span(unload.model, "resident")
         self.state.unload_began(unload.model)
-        self.at(self.now_ms + self._unload_ms, lambda: self._unloaded(unload.model))
+        self._later(self._unload_ms, lambda: self._unloaded(unload.model))
 
     def _unloaded(self, name: str) -> None:
         self._span(name, "unloading")

@@ -115,6 +115,8 @@ class NodeState:
         """As last measured; loads and unloads since then are counted in."""
         self.models = {spec.name: Residency(spec) for spec in specs}
         self.queue = Queue(tuple(self.models))
+        self.coming: str | None = None
+        """For whom others were unloaded: it is loaded next, or they would have gone for nothing."""
         self._running: dict[int, str] = {}
 
     def arrived(self, job: Job, now_ms: int) -> bool:
@@ -175,6 +177,7 @@ class NodeState:
     def load_began(self, name: str, now_ms: int) -> None:
         model = self.models[name]
         model.phase, model.began_ms = "loading", now_ms
+        self.coming = None
         self.free_bytes -= model.memory_bytes
 
     def loaded(self, name: str, now_ms: int, memory_bytes: int | None = None) -> None:
@@ -195,10 +198,11 @@ class NodeState:
         self.unloaded(name)
         self.models[name].retry_ms = retry_ms
 
-    def unload_began(self, name: str) -> None:
+    def unload_began(self, name: str, made_room_for: str | None = None) -> None:
         if self.models[name].running:
             raise ValueError(f"{name} is generating and is not unloaded")
         self.models[name].phase = "unloading"
+        self.coming = made_room_for
 
     def unloaded(self, name: str) -> None:
         """It is really gone from memory, asked for or not; what it was generating is reported by `finished`."""

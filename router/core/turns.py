@@ -58,7 +58,7 @@ def turn(node: NodeState, now_ms: int) -> Turn:
     turn = Turn()
     found = _claims(node, now_ms)
     soon_ms = now_ms + max((claim.first_ms for claim in found), default=0)
-    for claim in sorted(found, key=lambda claim: claim.order(soon_ms)):
+    for claim in sorted(found, key=lambda claim: (claim.name != node.coming, claim.order(soon_ms))):
         if claim.model.retry_ms > now_ms:
             turn.waits.append(Wait(claim.name, "load_failed"))
             turn.ask_ms.append(claim.model.retry_ms)
@@ -94,7 +94,7 @@ def goes_before(place: Waiting, on: Residency, claim: Claim, now_ms: int, *, fre
     if not pressing or (overdue and job.arrived_ms <= on.loaded_ms):
         return True  # when not all bounds can hold, fewer and longer turns serve everybody sooner
     if mine < theirs:
-        return job.arrived_ms <= max(on.loaded_ms, claim.due_ms)
+        return claim.due_ms > now_ms or job.arrived_ms <= on.loaded_ms
     return mine == theirs and place.due_ms <= claim.due_ms
 
 

@@ -83,7 +83,7 @@ def decision_ms(decisions: int) -> float:
         begun = time.perf_counter_ns()
         orders = schedule(node, now_ms)
         for unload in orders.unloads:
-            node.unload_began(unload.model)
+            node.unload_began(unload.model, unload.made_room_for)
             node.unloaded(unload.model)
         if orders.load:
             node.load_began(orders.load.model, now_ms)

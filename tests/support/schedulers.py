@@ -12,6 +12,8 @@ from router.core.waiting import Job
 
 OLLAMA_KEEP_ALIVE_MS = 300_000
 
+Order = Callable[[Residency], tuple[int | str, ...]]
+
 
 def fifo(node: NodeState, now_ms: int) -> Orders:
     """In order of arrival, whatever that costs: nobody overtakes."""
@@ -35,7 +37,7 @@ def ollama(node: NodeState, now_ms: int) -> Orders:
         if model.phase == "resident" and _idle(node, model) and unused_ms >= OLLAMA_KEEP_ALIVE_MS:
             return Orders(unloads=(Unload(name, "unused"),))
     # Every keep-alive is the default, so ties decide: by name.
-    return _load_oldest(node, lambda model: (model.spec.name,))
+    return _load_oldest(node, lambda model: (model.spec.name,), one_by_one=True)
 
 
 def lru(node: NodeState, now_ms: int) -> Orders:
@@ -49,23 +51,28 @@ def _collated(node: NodeState) -> Orders | None:
     return Orders(starts=(Start(oldest.ticket, oldest.model, "resident"),)) if oldest else None
 
 
-def _load_oldest(node: NodeState, order: Callable[[Residency], tuple[int | str, ...]]) -> Orders:
+def _load_oldest(node: NodeState, order: Order, *, one_by_one: bool = False) -> Orders:
     absent = [job for job in _waiting(node) if node.models[job.model].phase == "absent"]
     oldest = min(absent, key=lambda job: job.ticket, default=None)
-    return Orders() if oldest is None else _make_room(node, oldest.model, lambda other: _idle(node, other), order)
+    if oldest is None:
+        return Orders()
+    return _make_room(node, oldest.model, lambda other: _idle(node, other), order, one_by_one=one_by_one)
 
 
 def _make_room(
-    node: NodeState, name: str, may_go: Callable[[Residency], bool], order: Callable[[Residency], tuple[int | str, ...]]
+    node: NodeState, name: str, may_go: Callable[[Residency], bool], order: Order, *, one_by_one: bool = False
 ) -> Orders:
+    """Load it, or unload the first in order; `one_by_one`: whether or not enough others may go as well."""
     if node.changing:
         return Orders()
     held = [model for model in node.models.values() if model.phase == "resident"]
-    headroom = node.headroom_bytes([name, *(model.spec.name for model in held)])
-    if node.models[name].memory_bytes + headroom <= node.free_bytes:
+    needed = node.models[name].memory_bytes + node.headroom_bytes([name, *(model.spec.name for model in held)])
+    if needed <= node.free_bytes:
         return Orders(load=Load(name, "room"))
-    victims = [model for model in held if not model.spec.pinned and may_go(model)]
-    return Orders(unloads=(Unload(min(victims, key=order).spec.name, "idle", name),)) if victims else Orders()
+    victims = sorted((model for model in held if not model.spec.pinned and may_go(model)), key=order)
+    if not victims or not (one_by_one or needed <= node.free_bytes + sum(victim.memory_bytes for victim in victims)):
+        return Orders()
+    return Orders(unloads=(Unload(victims[0].spec.name, "idle", name),))
 
 
 def _idle(node: NodeState, model: Residency) -> bool:

@@ -93,11 +93,11 @@ class Run:
 
 
 class Clock:
-    """One for all nodes that live together: moments in order, and after each what everybody makes of it."""
+    """One for all nodes that live together: moments in order, and after each what those it touched make of it."""
 
     def __init__(self) -> None:
         self.now_ms = 0
-        self.settle: list[Callable[[], None]] = []
+        self.touched: dict[VirtualNode, None] = {}
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = count()
 
@@ -111,8 +111,9 @@ class Clock:
         self.now_ms = self._events[0][0]
         while self._events and self._events[0][0] == self.now_ms:
             heapq.heappop(self._events)[2]()
-        for settle in tuple(self.settle):
-            settle()
+        touched, self.touched = self.touched, {}
+        for node in touched:
+            node.settle()
         return True
 
 
@@ -133,7 +134,6 @@ class VirtualNode:
         self._timers: set[int] = set()
         self._follow_ups: dict[int, Ask] = {}
         self._gone = False
-        self.clock.settle.append(self._settle)
 
     @property
     def now_ms(self) -> int:
@@ -163,20 +163,33 @@ class VirtualNode:
 
     def take(self, fate: Fate) -> bool:
         """False if it is here already."""
+        self.clock.touched[self] = None
         self.run_log.fates[fate.job.ticket] = fate
         return self.state.arrived(fate.job, self.now_ms)
+
+    def measured(self, free_bytes: int) -> None:
+        self.clock.touched[self] = None
+        self.state.measured(free_bytes)
 
     def leave(self) -> list[Fate]:
         """Gone without a word; what it had in hand, waiting or running, is for others."""
         self._gone = True
-        self.clock.settle.remove(self._settle)
         return [fate for fate in self.run_log.fates.values() if fate.ended_ms is None and fate.refusal is None]
 
     def _later(self, after_ms: int, event: Callable[[], None]) -> None:
         """Nothing happens any more on a node that has gone."""
-        self.clock.at(self.now_ms + after_ms, lambda: None if self._gone else event())
 
-    def _settle(self) -> None:
+        def happens() -> None:
+            if not self._gone:
+                self.clock.touched[self] = None
+                event()
+
+        self.clock.at(self.now_ms + after_ms, happens)
+
+    def settle(self) -> None:
+        """Do what the scheduler says until it has nothing more to say, and ask again when it wants to be asked."""
+        if self._gone:
+            return
         while (orders := self._scheduler(self.state, self.now_ms)).acts:
             self.run_log.orders.append((self.now_ms, orders))
             self._follow(orders)
@@ -184,7 +197,7 @@ class VirtualNode:
         if at_ms is not None and at_ms not in self._timers and len(self.state.queue):
             assert at_ms > self.now_ms, "asked to be asked again at once, for nothing"
             self._timers.add(at_ms)
-            self.clock.at(at_ms, lambda: self._timers.discard(at_ms))
+            self._later(at_ms - self.now_ms, lambda: self._timers.discard(at_ms))
 
     def _follow(self, orders: Orders) -> None:
         for refusal in orders.refusals:
@@ -232,7 +245,7 @@ class VirtualNode:
         assert not model.running, f"{unload.model} is generating"
         assert not model.spec.pinned, f"{unload.model} is pinned"
         self._span(unload.model, "resident")
-        self.state.unload_began(unload.model)
+        self.state.unload_began(unload.model, unload.made_room_for)
         self._later(self._unload_ms, lambda: self._unloaded(unload.model))
 
     def _unloaded(self, name: str) -> None:

@@ -97,6 +97,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.MALFORMED: NEXT,
     FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,
+    FailureKind.NODE_LOST: NEXT,
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
     FailureKind.CANCELLED: ErrorType.CANCELLED,
     FailureKind.POISON: ErrorType.POISON,

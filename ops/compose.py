@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
 
-import psutil
 import structlog
 
 from adapters.ask import asking
 from adapters.bus import JetStreamBus, open_bus
+from adapters.host import look
 from adapters.providers import Backend, Setup, build, residency
 from ops.keys import keys
 from ops.policy_file import PolicyError
@@ -25,17 +25,22 @@ from router.dispatcher import Dispatcher
 from router.errors import AttemptError, LlmbusError, one_error, stop
 from router.executor import Executor
 from router.lane import Lane
+from router.mover import Mover
+from router.node_door import answering
 from router.ports import Headers, Provider, Residency
 from router.seat import Seat
 from router.settler import Settler
 from router.sweeper import Sweeper
 from router.world_book import PolicyInForce, WorldBook
+from schemas.heartbeat import BackendState
 from schemas.policy import Policy
 from subjects.streams import POLICY_BUCKET
 
 log = structlog.get_logger(__name__)
 
 POLICY_LOOK_S = 60.0
+NODE_PING_S = 1
+"""A node must notice in time that it is cut off."""
 PROBE_S = 15.0
 PROBE_AGAIN_S = 2.0
 """While a backend cannot be reached: what is back should not be left idle."""
@@ -78,6 +83,7 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
                 running = [
                     tasks.create_task(follow_policy(store, book, changed)),
                     tasks.create_task(Sweeper(bus, book).run()),
+                    tasks.create_task(Mover(bus, book).run()),
                 ]
                 quicken()
                 log.info("router.ready", policy=active.number)
@@ -134,7 +140,7 @@ async def node(
 
     With `stand_in`, loopback answers for models whose backend is not usable, and says so.
     """
-    async with open_bus(url, name=f"llmbus node {name}", wait_s=wait_s, make=True) as bus:
+    async with open_bus(url, name=f"llmbus node {name}", wait_s=wait_s, make=True, ping_s=NODE_PING_S) as bus:
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         bench = Bench(active.policy, name, stand_in=stand_in, allow_crash=allow_crash, environ=environ)
@@ -143,10 +149,15 @@ async def node(
             executor = Executor(
                 bus, name, {model: bench.seat(model, what) for model, what in served.items()},
                 instance=uuid.uuid4().hex[:12], version=version("llmbus"),
-                max_deliveries=active.policy.limits.max_deliveries, memory=memory_bytes,
+                max_deliveries=active.policy.limits.max_deliveries, silent_ms=active.policy.limits.node_silent_ms,
+                host=look,
             )  # fmt: skip
             with one_error():
-                async with asyncio.TaskGroup() as tasks, executor.running():
+                async with (
+                    asyncio.TaskGroup() as tasks,
+                    executor.running(),
+                    answering(bus, executor, lambda: bench.backends),
+                ):
                     probing = tasks.create_task(bench.probe_for_ever(executor))
                     quicken()
                     log.info("node.ready", node=name, models={m: s.provider_name for m, s in served.items()})
@@ -156,12 +167,6 @@ async def node(
                         await stop(probing)
         finally:
             await bench.aclose()
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Total and available."""
-    memory = psutil.virtual_memory()
-    return memory.total, memory.available
 
 
 class Bench:
@@ -190,12 +195,18 @@ class Bench:
         """By provider, of those whose models come and go in the memory of this node."""
         self._loopback = build("loopback", Setup(allow_crash=allow_crash))
         self._stand_in = stand_in
-        self._all_reached = True
+        self.backends: dict[str, BackendState] = {}
+        """As the latest look found them."""
 
     async def serve(self) -> dict[str, Served]:
         """Ask every provider what it can do."""
         found = dict(zip(self._providers, await asyncio.gather(*map(_probe, self._providers.values())), strict=True))
-        self._all_reached = not any(isinstance(words, str) for words in found.values())
+        self.backends = {
+            name: BackendState(reachable=False, why_not=words)
+            if isinstance(words, str)
+            else BackendState(reachable=True)
+            for name, words in found.items()
+        }
         return {name: self._served(name, found) for name in self.models}
 
     def seat(self, name: str, served: Served) -> Seat:
@@ -205,7 +216,8 @@ class Bench:
     async def probe_for_ever(self, executor: Executor) -> None:
         """Notice a backend that came up, or went."""
         while True:
-            await asyncio.sleep(PROBE_S if self._all_reached else PROBE_AGAIN_S)
+            well = all(state.reachable for state in self.backends.values())
+            await asyncio.sleep(PROBE_S if well else PROBE_AGAIN_S)
             for model, served in (await self.serve()).items():
                 executor.serve(model, served)
 

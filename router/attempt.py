@@ -52,6 +52,17 @@ class Tried:
     partial: Usage | None = None
     """What a failed call has used as far as it got, estimated."""
     bytes_out: int = 0
+    pieces: int = 0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """How fast the model wrote: after its first piece where there were several, else the loading left out."""
+        if self.answer is None or self.answer.usage is None or self.first_token_s is None:
+            return None
+        seconds = self.ended_s - self.first_token_s
+        if self.pieces < 2:
+            seconds = self.ended_s - self.begun_s - (self.answer.load_ms or 0) / 1000
+        return self.answer.usage.tokens_out / seconds if seconds > 0 else None
 
     def timings(self, *, queue_ms: float) -> AttemptTimings:
         first_s = self.first_token_s
@@ -134,6 +145,7 @@ def _noting(tried: Tried) -> Progress:
         if tried.first_token_s is None:
             tried.first_token_s = time.monotonic()
         tried.bytes_out += len(text.encode())
+        tried.pieces += 1
 
     return Progress(on_text=note, on_reasoning=note, on_tool_call=lambda piece: note(piece.arguments))
 

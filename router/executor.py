@@ -1,7 +1,10 @@
 """A node at work: takes what its models have places for, records each attempt, calls the provider, reports an outcome.
 
 It holds no policy and no prices, and never replies to a client. The order of a delivery is: already done?, delivery
-count, place, deadline, called off?, breaker, record, call, outcome stored, acknowledgement confirmed.
+count, place, moved elsewhere?, deadline, called off?, breaker, record, call, outcome stored, acknowledgement confirmed.
+
+It hands back what waits for a place when it drains, and also what runs when it was cut off for so long that a router
+will have moved it.
 """
 
 import asyncio
@@ -17,13 +20,13 @@ from router.attempt import Recall, Served, call
 from router.breaker import Permit
 from router.cancels import Cancels, Key
 from router.consume import AGAIN_MS, bury, insist
-from router.errors import BusError, one_error, stop
-from router.lane import Lane
-from router.ports import Bus, Delivery, Stored
+from router.errors import BusError, LlmbusError, one_error, stop
+from router.ports import Bus, Delivery, Handler, Stored
 from router.reporting import Reporter
 from router.seat import Seat
+from router.shifts import Shifts, Source
 from schemas.failure import Failure, FailureKind
-from schemas.heartbeat import Heartbeat
+from schemas.heartbeat import Heartbeat, Host
 from schemas.outcome import AttemptTimings, Outcome
 from schemas.work import WorkItem, attempt_id
 from subjects.grammar import URGENCIES, Urgency
@@ -31,11 +34,17 @@ from subjects.streams import NODES_BUCKET, work_consumer
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 1.0
 WORKING_S = 2.0
 """A third of the acknowledgement time."""
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
+BACKLOG_MS = 2_000
+"""What comes so soon after a silence of ours may have been on its way since before it."""
+
+
+class _HandedBackError(LlmbusError):
+    """Not to be done here and now; nothing was reported of it."""
 
 
 @dataclass(slots=True)
@@ -44,8 +53,17 @@ class _InHand:
 
     delivery: Delivery
     """The newest one: the one to acknowledge."""
+    taken_ms: int
     recall: Recall = field(default_factory=Recall)
     key: Key | None = None
+    running: bool = False
+    movable: bool = False
+    """Another target could take it."""
+    handed_back: bool = False
+
+    def hand_back(self) -> None:
+        self.handed_back = True
+        self.recall.now()
 
 
 class Executor:
@@ -53,7 +71,7 @@ class Executor:
 
     def __init__(
         self, bus: Bus, node: str, seats: Mapping[str, Seat], *, instance: str, version: str,
-        max_deliveries: int = 5, memory: Callable[[], tuple[int, int]] | None = None,
+        max_deliveries: int = 5, silent_ms: int = 3_500, host: Callable[[], Host] = Host,
     ) -> None:  # fmt: skip
         self._bus = bus
         self.node = node
@@ -63,60 +81,70 @@ class Executor:
         self._instance = instance
         self._version = version
         self._max_deliveries = max_deliveries
-        self._memory = memory
+        self._silent_ms = silent_ms
+        """After so long without a word from us, routers move our work."""
+        self._host = host
         self._in_hand: dict[int, _InHand] = {}
         """By sequence."""
-        self._draining = False
+        self._shifts = Shifts(
+            bus,
+            [
+                Source(
+                    work_consumer(node, model, urgency), self._handler(seat, urgency), partial(seat.lane.room, urgency)
+                )
+                for model, seat in seats.items()
+                for urgency in URGENCIES
+            ],
+        )
+        self._told_ms: int | None = None
+        """When we last said that we are there."""
+        self._returned_ms = 0
+        """When we did so after a silence for which our work may have been moved."""
 
     def serve(self, model: str, served: Served) -> None:
         self._seats[model].served = served
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take work until the context ends; then finish what is in hand, having said that nothing more is wanted."""
+        """Take work until the context ends; then drain, for as long as that may take."""
         with one_error():
             async with asyncio.TaskGroup() as tasks:
-                beats = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
+                own = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
                 try:
-                    async with self._cancels.listening(), self._lanes():
-                        await self.beat()
+                    async with self._cancels.listening(), self._shifts.running():
+                        await self.resume()
                         yield
-                        self._draining = True
-                        await self.beat()
+                        await self.drain()
+                        if not await self._shifts.finished(DRAIN_S):
+                            log.warning("node.stopped_with_work_in_hand", node=self.node)
                 finally:
-                    await stop(*beats)
+                    await stop(*own)
 
-    @asynccontextmanager
-    async def _lanes(self) -> AsyncIterator[None]:
-        """Every model's work at every urgency; leaving waits for what is in hand, but not for ever."""
-        async with AsyncExitStack() as whole:
-            lanes = await whole.enter_async_context(AsyncExitStack())
-            for model, seat in self._seats.items():
-                for urgency in URGENCIES:
-                    spec = work_consumer(self.node, model, urgency)
-                    room = partial(self._room, seat.lane, urgency)
-                    await lanes.enter_async_context(self._bus.consume(spec, self._handler(seat, urgency), batch=room))
-            yield
-            try:
-                async with asyncio.timeout(DRAIN_S):
-                    await lanes.aclose()
-            except TimeoutError:
-                log.warning("node.stopped_with_work_in_hand", node=self.node)
+    async def drain(self) -> None:
+        """Take nothing new, hand back what waits for a place, and say so; what runs goes on."""
+        self._shifts.end()
+        self._hand_back(lambda held: not held.running)
+        await self.beat()
 
-    def _room(self, lane: Lane, urgency: Urgency) -> int:
-        return 0 if self._draining else lane.room(urgency)
+    async def resume(self) -> None:
+        """Take work again, while what ran before goes on. Raises LlmbusError when the bus does not let us."""
+        await self._shifts.begin()
+        await self.beat()
 
-    def _handler(self, seat: Seat, urgency: Urgency) -> Callable[[Delivery], Awaitable[None]]:
+    def _handler(self, seat: Seat, urgency: Urgency) -> Handler:
         async def handle(delivery: Delivery) -> None:
             seat.queued[urgency] = delivery.pending
             if known := self._in_hand.get(delivery.seq):
                 # The broker was away for longer than the acknowledgement time: it is being worked on already.
                 known.delivery = delivery
                 return
-            held = self._in_hand[delivery.seq] = _InHand(delivery)
+            handed_back = not self._shifts.taking
+            held = self._in_hand[delivery.seq] = _InHand(delivery, self._bus.now_ms(), handed_back=handed_back)
             try:
                 await self._handle(seat, held)
                 await held.delivery.ack_sync()
+            except _HandedBackError:
+                await held.delivery.nak(0)
             except BusError as error:
                 log.warning("work.again", subject=delivery.subject, error=str(error))
                 await held.delivery.nak(AGAIN_MS)
@@ -128,6 +156,11 @@ class Executor:
                 del self._in_hand[delivery.seq]
 
         return handle
+
+    def _hand_back(self, which: Callable[[_InHand], bool]) -> None:
+        for held in self._in_hand.values():
+            if which(held):
+                held.hand_back()
 
     def _recall(self, key: Key) -> None:
         """Its client called it off: stop what is in hand of it."""
@@ -143,11 +176,8 @@ class Executor:
             # Not of a router's making, and it names no client that could be told.
             await bury(self._bus, delivery, "bad_work", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             return
-        held.key = (work.client, work.rid)
-        if delivery.delivered > 1 and (ended := await self._reporter.ended_before(work)) is not None:
-            if ended:
-                # The executor that ran it may have died before its start was recorded; if not, this is a double.
-                await insist(partial(self._reporter.started, work, ended, seat.served.provider_name, work.sent_ms))
+        held.key, held.movable = (work.client, work.rid), bool(work.fallbacks)
+        if delivery.delivered > 1 and await self._done_before(seat, work):
             return
         if delivery.delivered > self._max_deliveries:
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
@@ -163,8 +193,26 @@ class Executor:
                     await place.enter_async_context(seat.lane.place(work.urgency, delivery.seq))
             except TimeoutError:
                 await self._reporter.ended(self._unanswered(seat, work, delivery, *_never_started(held.recall)))
-            else:
-                await self._attempt(seat, work, held)
+                return
+            if self._may_be_moved(held) and await self._done_before(seat, work):
+                return
+            if held.handed_back:
+                raise _HandedBackError
+            held.running = True
+            await self._attempt(seat, work, held)
+
+    async def _done_before(self, seat: Seat, work: WorkItem) -> bool:
+        """Whether it has an outcome or a reply, or was moved elsewhere."""
+        ended = await self._reporter.ended_before(work)
+        if ended:
+            # The executor that ran it may have died before its start was recorded; if not, this is a double.
+            await insist(partial(self._reporter.started, work, ended, seat.served.provider_name, work.sent_ms))
+        return ended is not None
+
+    def _may_be_moved(self, held: _InHand) -> bool:
+        """It came before we were silent for too long, or was on its way: this process slept, or was cut off."""
+        silent_now = self._told_ms is not None and self._bus.now_ms() - self._told_ms > self._silent_ms
+        return silent_now or held.taken_ms < self._returned_ms + BACKLOG_MS
 
     async def _attempt(self, seat: Seat, work: WorkItem, held: _InHand) -> None:
         """One call of the provider, if it may be made, and its outcome stored."""
@@ -184,8 +232,11 @@ class Executor:
             recorded = None
         left_ms = work.deadline_at_ms - self._bus.now_ms()  # read again: recording may have waited for the bus
         tried = await call(self._bus, served, work, attempt, left_ms / 1000, held.recall)
-        seat.ended(tried.failure is None)
-        if seat.breaker.ended(permit, tried.failure, self._bus.now_ms()):
+        changed = seat.breaker.ended(permit, tried.failure, self._bus.now_ms())
+        if held.handed_back and tried.answer is None:
+            raise _HandedBackError
+        seat.ended(tried)
+        if changed:
             await self.beat()  # ahead of the outcome, so that whoever settles it knows
         await self._reporter.ended(
             Outcome(
@@ -227,24 +278,37 @@ class Executor:
             timings=AttemptTimings(queue_ms=max(0, self._bus.now_ms() - work.sent_ms)),
         )
 
-    async def beat(self) -> None:
-        """Say once how this node is."""
-        total, free = self._memory() if self._memory else (None, None)
-        beat = Heartbeat(
+    def state(self) -> Heartbeat:
+        """How this node is."""
+        return Heartbeat(
             node=self.node,
             instance=self._instance,
             version=self._version,
-            draining=self._draining,
-            memory_total_bytes=total,
-            memory_free_bytes=free,
+            draining=not self._shifts.taking,
             models={model: seat.state() for model, seat in self._seats.items()},
+            **self._host().model_dump(),
         )
-        await self._bus.tell(f"$KV.{NODES_BUCKET}.{self.node}", beat.encode())
+
+    async def beat(self) -> None:
+        """Say once how this node is. Without a connection nobody would hear it."""
+        if not self._bus.link().up:
+            return
+        now_ms = self._bus.now_ms()
+        if self._told_ms is not None and now_ms - self._told_ms > self._silent_ms:
+            self._returned_ms = now_ms
+        self._told_ms = now_ms
+        await self._bus.tell(f"$KV.{NODES_BUCKET}.{self.node}", self.state().encode())
 
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            if self._told_ms is None:
+                continue  # it begins to take work
             await self.beat()
+            link = self._bus.link()
+            if not link.up and self._bus.now_ms() - link.since_ms > self._silent_ms:
+                # What nobody else can take stays ours, and so does what runs of it.
+                self._hand_back(lambda held: held.movable or not held.running)
 
     async def _keep_working(self) -> None:
         """What is in hand, waiting or running, stays ours."""

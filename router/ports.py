@@ -24,6 +24,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """The connection to the broker: whether it stands, and since when (broker time)."""
+
+    up: bool
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """A message as it lies in a stream."""
 
@@ -84,6 +92,9 @@ class Bus(Protocol):
 
     def now_ms(self) -> int:
         """The broker's clock, epoch milliseconds, carried by the local monotonic clock: never steps back."""
+
+    def link(self) -> Link:
+        """As far as this process can tell: a cable that was cut is noticed by pings that are not answered."""
 
     def send(
         self,

@@ -8,6 +8,7 @@ from router.errors import ConflictError, UnavailableError
 from router.ports import Bus, Stored
 from schemas import headers as h
 from schemas.event import AttemptEnded, Booking, Replied
+from schemas.failure import FailureKind
 from schemas.ids import message_id
 from schemas.reply import Reply
 from schemas.work import AttemptRecord
@@ -66,7 +67,7 @@ async def _came_second(
     first = Reply.decode(stored.data)
     log.info("reply.already_written", client=reply.client, rid=reply.request_id, status=first.status)
     await _see_to_the_record(bus, first)
-    if attempt is None or attempt.attempt_id in {each.attempt_id for each in first.attempts}:
+    if attempt is None or any(_says_more(each, attempt) for each in first.attempts):
         return
     lost = AttemptEnded(
         client=reply.client,
@@ -80,6 +81,12 @@ async def _came_second(
         lost.encode(),
         msg_id=message_id("attempt_ended", reply.client, reply.request_id, attempt.attempt_id),
     )
+
+
+def _says_more(known: AttemptRecord, late: AttemptRecord) -> bool:
+    """The same attempt, unless it was only given up for lost: then its own word tells what it has cost."""
+    lost = known.failure is not None and known.failure.kind is FailureKind.NODE_LOST
+    return known.attempt_id == late.attempt_id and not lost
 
 
 async def _see_to_the_record(bus: Bus, stored: Reply) -> None:

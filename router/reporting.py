@@ -14,7 +14,7 @@ from schemas.ids import message_id
 from schemas.outcome import Outcome
 from schemas.reply import Reply as ReplyBody
 from schemas.request import Chat
-from schemas.work import WorkItem
+from schemas.work import AttemptRecord, WorkItem
 from subjects import Event, Reply
 from subjects import Outcome as OutcomeSubject
 from subjects.streams import EVENTS, OUTCOMES, REPLIES
@@ -56,7 +56,19 @@ class Reporter:
             await insist(partial(self._publish, outcome.model_copy(update={"answer": None, "failure": failure})))
 
     async def ended_before(self, work: WorkItem) -> str | None:
-        """The id under which this attempt has ended already; empty when its request ended without it; else None."""
+        """The id under which this attempt has ended already; empty when there is none, as its request ended without
+        it or it was moved elsewhere; None when it has not ended."""
+        if (reported := await self.reported(work)) is not None:
+            return reported
+        ended = await self.recorded(work)
+        if ended is None:
+            return None
+        moved = ended.failure is not None and ended.failure.kind is FailureKind.NODE_LOST
+        return "" if moved else ended.attempt_id
+
+    async def reported(self, work: WorkItem) -> str | None:
+        """The id under which this attempt has a reply, or an outcome that will bring one; empty when its request has a
+        reply without it; else None."""
         prefix = f"{work.attempt}."
         if letter := await self._bus.last(REPLIES, str(Reply(work.client, work.rid))):
             attempts = ReplyBody.decode(letter.data).attempts
@@ -65,9 +77,13 @@ class Reporter:
             outcome = Outcome.decode(letter.data)
             if (outcome.work.client, outcome.work.attempt) == (work.client, work.attempt):
                 return outcome.attempt_id
+        return None
+
+    async def recorded(self, work: WorkItem) -> AttemptRecord | None:
+        """What `attempt_ended` says of this attempt, as settled or as moved."""
         async for letter in self._bus.read(EVENTS, str(Event(work.client, work.rid, "attempt_ended"))):
-            ended = AttemptEnded.decode(letter.data).attempt.attempt_id
-            if ended.startswith(prefix):
+            ended = AttemptEnded.decode(letter.data).attempt
+            if ended.attempt_id.startswith(f"{work.attempt}."):
                 return ended
         return None
 

@@ -10,13 +10,14 @@ from router.core.settle import Settlement, settle, unanswered
 from router.errors import TooLargeError
 from router.ports import Bus, Delivery
 from router.replies import write_reply
+from router.reporting import Reporter
 from router.sending import send_work
 from router.world_book import WorldBook
 from schemas.event import AttemptEnded
-from schemas.failure import ErrorType
+from schemas.failure import ErrorType, FailureKind
 from schemas.ids import message_id
 from schemas.outcome import Outcome
-from schemas.work import WorkItem
+from schemas.work import Target, WorkItem
 from subjects import Event
 from subjects.streams import SETTLER
 
@@ -48,33 +49,43 @@ class Settler:
         work = outcome.work
         world = self._book.settling(work)
         settled = settle(outcome, world, self._book.in_force.policy)
-        if settled.reply is not None:
+        if settled.reply is not None and settled.reply.status != "ok" and await self._moved(work):
+            await self._record(work, settled)
+        elif settled.reply is not None:
             await write_reply(self._bus, settled.reply, attempt=settled.record, booking=settled.booking)
         elif settled.retry is not None:
             await self._retry(work, settled, settled.retry)
+
+    async def _moved(self, work: WorkItem) -> bool:
+        """Whether this attempt was given up for lost and has a successor: then its failure ends nothing."""
+        ended = await Reporter(self._bus, work.target.node).recorded(work)
+        return ended is not None and ended.failure is not None and ended.failure.kind is FailureKind.NODE_LOST
 
     async def _retry(self, work: WorkItem, settled: Settlement, retry: WorkItem) -> None:
         if settled.why == "retry_same":
             # Before anything is awaited: others that are settled meanwhile must see it spent.
             self._book.retries.retried(self._bus.now_ms())
+        await self._record(work, settled, retry.target)
+        try:
+            await send_work(self._bus, retry, at_ms=settled.retry_at_ms)
+        except TooLargeError as error:
+            world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
+            await write_reply(self._bus, unanswered(ErrorType.PAYLOAD_TOO_LARGE, retry, world, str(error)))
+
+    async def _record(self, work: WorkItem, settled: Settlement, following: Target | None = None) -> None:
         event = AttemptEnded(
             client=work.client,
             rid=work.rid,
             attempt=settled.record,
             booking=settled.booking,
-            next=retry.target,
-            why=settled.why,
+            next=following,
+            why=settled.why if following else "superseded",
         )
         await self._bus.publish(
             str(Event(work.client, work.rid, "attempt_ended")),
             event.encode(),
             msg_id=message_id("attempt_ended", work.client, work.rid, settled.record.attempt_id),
         )
-        try:
-            await send_work(self._bus, retry, at_ms=settled.retry_at_ms)
-        except TooLargeError as error:
-            world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)
-            await write_reply(self._bus, unanswered(ErrorType.PAYLOAD_TOO_LARGE, retry, world, str(error)))
 
     async def _given_up(self, delivery: Delivery) -> None:
         """Whatever it is that cannot be settled, its client is told."""

@@ -5,7 +5,7 @@ from schemas.chunk import Chunk
 from schemas.decision import Candidate, Decided, Decision, Finding, Forward, Refuse, Wait
 from schemas.event import AttemptEnded, AttemptStarted, Replied
 from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind
-from schemas.heartbeat import Heartbeat, ModelState
+from schemas.heartbeat import BackendState, Health, Heartbeat, Host, ModelState
 from schemas.outcome import Answer, AttemptTimings, Outcome
 from schemas.policy import Policy
 from schemas.reply import Reply, ReplyMessage, Timings
@@ -21,6 +21,7 @@ __all__ = [
     "AttemptRecord",
     "AttemptStarted",
     "AttemptTimings",
+    "BackendState",
     "Candidate",
     "Chat",
     "ChatMessage",
@@ -34,7 +35,9 @@ __all__ = [
     "FailureKind",
     "Finding",
     "Forward",
+    "Health",
     "Heartbeat",
+    "Host",
     "LlmRequest",
     "ModelState",
     "NodeView",

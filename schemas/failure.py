@@ -37,6 +37,8 @@ class FailureKind(StrEnum):
     """Not called: it failed too often of late, and its time to be tried again has not come."""
     UNSUPPORTED = "unsupported"
     """The backend cannot do what the request asks; known before the call."""
+    NODE_LOST = "node_lost"
+    """Its node was heard no more, or drains, before there was an outcome."""
     DEADLINE = "deadline"
     """The request's own time ran out."""
     CANCELLED = "cancelled"

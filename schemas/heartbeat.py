@@ -1,4 +1,4 @@
-"""What a node says of itself, every two seconds, into KV `llm_nodes`."""
+"""What a node says of itself: every second into KV `llm_nodes`, and with its backends when it is asked."""
 
 from typing import Literal
 
@@ -17,10 +17,12 @@ class ModelState(Wire):
     slots: int = 1
     running: int = 0
     waiting: int = 0
-    """Pulled by the node and not started yet."""
+    """Its queue: pulled by the node and not started yet, and what the broker holds behind that."""
     ok: int = 0
     """Attempts of the last minutes that gave an answer."""
     failed: int = 0
+    tokens_per_s: float | None = None
+    """Measured, recent answers weighing most; absent until the model itself has answered."""
     usable: bool = True
     why_not: str | None = None
     breaker: BreakerState = "closed"
@@ -41,7 +43,20 @@ class ModelState(Wire):
         return (self.running + self.waiting) / max(self.slots, 1)
 
 
-class Heartbeat(Message):
+class Host(Wire):
+    """The machine under a node; None where it does not say."""
+
+    memory_total_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    cpus: int | None = None
+    load_1m: float | None = None
+    """Processes that ran or wanted to, averaged over a minute; `cpus` is as many as it can run."""
+    battery_percent: float | None = None
+    power: Literal["mains", "battery"] | None = None
+    """Where its power comes from; None where there is no battery."""
+
+
+class Heartbeat(Message, Host):
     """The body of `llm_nodes/<node>`."""
 
     node: str
@@ -49,6 +64,21 @@ class Heartbeat(Message):
     """The executor process; another one after a restart."""
     version: str
     draining: bool = False
-    memory_total_bytes: int | None = None
-    memory_free_bytes: int | None = None
+    """It takes nothing new and finishes what runs."""
     models: dict[str, ModelState]
+
+
+class BackendState(Wire):
+    """A provider of a node, as the latest look found it."""
+
+    reachable: bool
+    why_not: str | None = None
+    """And what to do."""
+
+
+class Health(Heartbeat):
+    """The answer to `llm.node.<node>.health`, and to `drain` and `resume` once they are done."""
+
+    status: Literal["ok", "degraded", "down"]
+    """Whether all, some or none of its models can be asked; a stand-in counts as none."""
+    backends: dict[str, BackendState]

@@ -201,8 +201,8 @@ class Limits(Strict):
     """So many failures in a row open a model's breaker; silence opens it at once."""
     breaker_open_ms: int = Field(default=5_000, ge=100)
     """How long it stays open; then one call finds out whether the model is well again."""
-    node_silent_ms: int = Field(default=6_000, ge=1_000)
-    """A node not heard for this long is passed over."""
+    node_silent_ms: int = Field(default=3_500, ge=1_000)
+    """A node not heard for this long is passed over, and its work goes elsewhere. They are heard every second."""
     node_wait_ms: int = Field(default=20_000, ge=0)
     """How long a request may wait for a node to come up before it is refused."""
 

@@ -13,6 +13,9 @@ Urgency = Literal["critical", "high", "normal", "batch"]
 URGENCIES: Final[tuple[Urgency, ...]] = get_args(Urgency)
 """Most urgent first."""
 
+NodeVerb = Literal["health", "drain", "resume"]
+NODE_VERBS: Final[tuple[NodeVerb, ...]] = get_args(NodeVerb)
+
 EventKind = Literal[
     "accepted",
     "guarded",
@@ -130,6 +133,19 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeCall:
+    """`llm.node.<node>.<verb>`: a running node is asked how it is, or told something; captured by no stream."""
+
+    node: str
+    verb: NodeVerb
+
+    def __str__(self) -> str:
+        if self.verb not in NODE_VERBS:
+            raise ValueError(f"verb must be one of {', '.join(NODE_VERBS)}, not {self.verb!r}")
+        return f"llm.node.{token('node', self.node)}.{self.verb}"
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """`llm.dead.<reason>`: a message nobody could handle, with why."""
 
@@ -139,7 +155,7 @@ class Dead:
         return f"llm.dead.{token('reason', self.reason)}"
 
 
-Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | Dead
+Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | NodeCall | Dead
 
 
 def parse(subject: str) -> Address | None:
@@ -179,6 +195,13 @@ def _event(parts: list[str]) -> Event | None:
     return None
 
 
+def _node_call(parts: list[str]) -> NodeCall | None:
+    match parts:
+        case [node, ("health" | "drain" | "resume") as verb]:
+            return NodeCall(node, verb)
+    return None
+
+
 _READERS: Final[dict[str, Callable[[list[str]], Address | None]]] = {
     "req": lambda p: Request(*p) if len(p) in (1, 2) else None,
     "ask": lambda p: Ask(*p) if len(p) in (1, 2) else None,
@@ -188,5 +211,6 @@ _READERS: Final[dict[str, Callable[[list[str]], Address | None]]] = {
     "chunk": _chunk,
     "evt": _event,
     "cancel": lambda p: Cancel(*p) if len(p) == 2 else None,
+    "node": _node_call,
     "dead": lambda p: Dead(*p) if len(p) == 1 else None,
 }

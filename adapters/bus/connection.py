@@ -73,9 +73,18 @@ async def _unused(_msg: Msg) -> None:
 
 @asynccontextmanager
 async def connect(
-    url: str, *, name: str, wait_s: float = 5.0, on_reconnect: Callable[[], Awaitable[None]] | None = None
+    url: str,
+    *,
+    name: str,
+    wait_s: float = 5.0,
+    ping_s: int = PING_INTERVAL_S,
+    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+    on_lost: Callable[[], None] | None = None,
 ) -> AsyncIterator[BusClient]:
-    """A connection that reconnects for ever. Raises UnavailableError when there is no server in `wait_s`."""
+    """A connection that reconnects for ever. Raises UnavailableError when there is no server in `wait_s`.
+
+    After three pings without an answer it counts as lost.
+    """
 
     async def on_error(error: Exception) -> None:
         log.warning("bus.error", connection=name, error=str(error) or type(error).__name__)
@@ -85,6 +94,8 @@ async def connect(
     async def on_disconnect() -> None:
         if not closing:
             log.warning("bus.disconnected", connection=name)
+            if on_lost is not None:
+                on_lost()
 
     async def reconnected() -> None:
         log.info("bus.reconnected", connection=name)
@@ -99,7 +110,7 @@ async def connect(
                 name=name,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds; a float works
-                ping_interval=PING_INTERVAL_S,
+                ping_interval=ping_s,
                 connect_timeout=2,
                 drain_timeout=DRAIN_TIMEOUT_S,
                 pending_size=PENDING_BYTES,

@@ -12,14 +12,14 @@ import structlog
 from nats.aio.msg import Msg
 
 from adapters.bus.clock import BusClock
-from adapters.bus.connection import BusClient, connect
+from adapters.bus.connection import PING_INTERVAL_S, BusClient, connect
 from adapters.bus.provision import ensure_consumer, provision
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
 from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import UnavailableError, one_error, stop
-from router.ports import NO_HEADERS, Handler, Headers, Letter, Question, Stored
+from router.ports import NO_HEADERS, Handler, Headers, Letter, Link, Question, Stored
 from subjects.streams import REQUESTS, ConsumerSpec
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,7 @@ class JetStreamBus:
         self.client = client
         self._clock = BusClock()
         self._clock_unread = asyncio.Event()
+        self._link = Link(up=True, since_ms=0)
         self._wire = Wire(client)
         self._publisher = Publisher(client, self._wire)
         self._pulls: set[Pull] = set()
@@ -48,6 +49,9 @@ class JetStreamBus:
 
     def now_ms(self) -> int:
         return self._clock.now_ms()
+
+    def link(self) -> Link:
+        return self._link
 
     def send(
         self, subject: str, data: bytes, *, headers: Headers = NO_HEADERS, msg_id: str | None = None,
@@ -140,8 +144,14 @@ class JetStreamBus:
     async def open(self) -> None:
         await self._publisher.open()
         await self.read_clock()
+        self._link = Link(up=True, since_ms=self.now_ms())
+
+    def disconnected(self) -> None:
+        if self._link.up:
+            self._link = Link(up=False, since_ms=self.now_ms())
 
     async def reconnected(self) -> None:
+        self._link = Link(up=True, since_ms=self.now_ms())
         self._clock_unread.set()
         self._publisher.resend()
         for pull in tuple(self._pulls):
@@ -210,7 +220,9 @@ _DIRECT_HEADERS = frozenset(
 
 
 @asynccontextmanager
-async def open_bus(url: str, *, name: str, wait_s: float = 5.0, make: bool = False) -> AsyncIterator[JetStreamBus]:
+async def open_bus(
+    url: str, *, name: str, wait_s: float = 5.0, make: bool = False, ping_s: int = PING_INTERVAL_S
+) -> AsyncIterator[JetStreamBus]:
     """The bus at `url`; `make` creates or updates its streams first. Raises UnavailableError, ProvisionError."""
     bus: JetStreamBus | None = None
 
@@ -218,7 +230,13 @@ async def open_bus(url: str, *, name: str, wait_s: float = 5.0, make: bool = Fal
         if bus is not None:
             await bus.reconnected()
 
-    async with connect(url, name=name, wait_s=wait_s, on_reconnect=on_reconnect) as client:
+    def on_lost() -> None:
+        if bus is not None:
+            bus.disconnected()
+
+    async with connect(
+        url, name=name, wait_s=wait_s, ping_s=ping_s, on_reconnect=on_reconnect, on_lost=on_lost
+    ) as client:
         if make:
             await provision(client)
         bus = JetStreamBus(client)

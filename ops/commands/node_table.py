@@ -14,8 +14,10 @@ from schemas.heartbeat import Heartbeat, ModelState
 from subjects.streams import NODES_BUCKET
 
 LOOK_S = 1.0
-LATE_S = 5.0
-"""More than two heartbeats missed."""
+SILENT_S = 3.5
+"""As by the default of `limits.node_silent_ms`."""
+SHORT_S = 1.5
+"""No heartbeat is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +58,62 @@ async def heard(bus: JetStreamBus) -> list[Node]:
 
 
 def node_table(nodes: list[Node]) -> Table:
-    right = {"justify": "right"}
+    """A node's own line, then one for each of its models; what is out of the ordinary stands at the end."""
+    right = {"justify": "right", "no_wrap": True}
     made = table(
-        "node", "model", ("answered by", {"overflow": "fold"}), ("slots", right), ("running", right),
-        ("waiting", right), ("health", right), "breaker", "last failure", ("memory free", right), ("heard", right),
+        ("node, model", {"no_wrap": True}), ("answered by", {"no_wrap": True}), ("running", right), ("waiting", right),
+        ("tok/s", right), ("health", right), ("", {"overflow": "fold", "ratio": 1}),
     )  # fmt: skip
+    made.expand = True
     for node in nodes:
-        for at, (name, state) in enumerate(node.beat.models.items()):
-            own = (_name(node.beat), _memory(node.beat), _heard(node.heard_s)) if at == 0 else ("", "", "")
+        made.add_row(_name(node), "", "", "", "", "", _facts(node))
+        for name, state in node.beat.models.items():
+            speed = "" if state.tokens_per_s is None else f"{state.tokens_per_s:,.0f}"
             made.add_row(
-                own[0], name, _by(state), str(state.slots), str(state.running), str(state.waiting),
-                health(state), breaker(state, node.now_ms), state.last_failure or "", own[1], own[2],
+                f"  {name}", _by(state), f"{state.running} of {state.slots}", str(state.waiting), speed, health(state),
+                _notes(state, node.now_ms),
             )  # fmt: skip
     return made
 
 
-def _name(beat: Heartbeat) -> Text:
-    return Text.assemble((beat.node, "bold"), (" draining" if beat.draining else "", "yellow"))
+def _name(node: Node) -> Text:
+    if node.heard_s > SILENT_S:
+        return Text.assemble((node.beat.node, "bold"), (" silent", "red"))
+    return Text.assemble((node.beat.node, "bold"), (" draining" if node.beat.draining else "", "yellow"))
+
+
+def _facts(node: Node) -> Text:
+    """When it was heard, and of what it said of its machine what it knew."""
+    beat = node.beat
+    facts = [_heard(node.heard_s)]
+    if beat.memory_free_bytes is not None and beat.memory_total_bytes:
+        facts.append(Text(f"{beat.memory_free_bytes / 1e9:.0f} of {beat.memory_total_bytes / 1e9:.0f} GB free", "dim"))
+    if beat.load_1m is not None:
+        cpus = f" on {beat.cpus} cores" if beat.cpus else ""
+        facts.append(Text(f"load {beat.load_1m:.1f}{cpus}", "dim"))
+    if beat.battery_percent is not None:
+        powered = {"battery": "on battery", "mains": "plugged in"}.get(beat.power or "", "battery")
+        facts.append(Text(f"{beat.battery_percent:.0f}% {powered}", "yellow" if beat.power == "battery" else "dim"))
+    return Text(", ", "dim").join(facts)
 
 
 def _by(state: ModelState) -> Text:
     if not state.usable:
-        return Text(f"nobody: {state.why_not}", "red")
-    return Text("loopback stands in", "yellow") if state.stand_in else Text(state.provider, "green")
+        return Text("nobody", "red")
+    return Text("loopback", "yellow") if state.stand_in else Text(state.provider, "green")
+
+
+def _notes(state: ModelState, now_ms: int) -> Text:
+    notes = []
+    if state.stand_in:
+        notes.append(Text("loopback stands in", "yellow"))
+    elif not state.usable:
+        notes.append(Text(state.why_not or "", "red"))
+    if opened := breaker(state, now_ms):
+        notes.append(Text.assemble("breaker ", opened))
+    if state.last_failure:
+        notes.append(Text(f"last failure: {state.last_failure.value}", "yellow"))
+    return Text(", ").join(notes)
 
 
 def health(state: ModelState) -> Text:
@@ -93,11 +128,7 @@ def breaker(state: ModelState, now_ms: int) -> Text:
     return Text("half open", "yellow") if state.breaker == "half_open" else Text()
 
 
-def _memory(beat: Heartbeat) -> str:
-    if beat.memory_free_bytes is None or not beat.memory_total_bytes:
-        return ""
-    return f"{beat.memory_free_bytes / 1e9:.0f} of {beat.memory_total_bytes / 1e9:.0f} GB"
-
-
 def _heard(seconds: float) -> Text:
-    return Text(f"{seconds:.1f} s ago", "red" if seconds > LATE_S else "dim")
+    if seconds > SILENT_S:
+        return Text(f"silent for {seconds:.0f} s", "red")
+    return Text(f"heard {seconds:.1f} s ago", "dim" if seconds <= SHORT_S else "yellow")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands.options import DEFAULT_URL, NatsUrl
+from ops.commands.options import DEFAULT_URL, NatsUrl, run_quietly
 
 Open = Callable[[str], AbstractAsyncContextManager[object]]
 """Starts the role on the bus at a URL."""
@@ -35,13 +35,24 @@ def node(
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="Let loopback answer for models whose backend is not usable.")
     ] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Tell the running node to take nothing new and to finish what runs.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Tell the running node to take work again.")] = False,
     nats_url: NatsUrl = DEFAULT_URL,
     supervised: Supervised = False,
 ) -> None:
-    """Run the executor of one node in the foreground.
+    """Run the executor of one node in the foreground, or tell the one that runs.
 
-    Ctrl-C or SIGTERM ends it, with what it has in hand finished.
+    Ctrl-C or SIGTERM ends it, with what runs finished; what waits goes to other nodes that can take it.
     """
+    if drain and resume:
+        raise typer.BadParameter("one of --drain and --resume, not both")
+    if drain or resume:
+        from ops.commands.node_told import tell
+
+        run_quietly(tell(nats_url, name, "drain" if drain else "resume"))
+        return
     _without_rich()
     from ops import compose
 

@@ -14,6 +14,7 @@ MESSAGES = {
     "reply": "schemas.reply:Reply",
     "chunk": "schemas.chunk:Chunk",
     "heartbeat": "schemas.heartbeat:Heartbeat",
+    "health": "schemas.heartbeat:Health",
     "decided": "schemas.decision:Decided",
     "attempt_started": "schemas.event:AttemptStarted",
     "attempt_ended": "schemas.event:AttemptEnded",

@@ -76,8 +76,9 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
         kind=FailureKind.INTERNAL, message="the outcome says neither answer nor failure"
     )
     booking: Booking = "unknown" if record.cost_usd is None else "wasted"
-    # Nobody was called for an open breaker: it is no attempt.
-    attempts = work.priors if failure.kind is FailureKind.BREAKER_OPEN else (*work.priors, record)
+    # Nobody was called for an open breaker, nor on a node that was lost before it began: it is no attempt.
+    uncalled = failure.kind is FailureKind.NODE_LOST and not outcome.called
+    attempts = work.priors if uncalled or failure.kind is FailureKind.BREAKER_OPEN else (*work.priors, record)
 
     def ended(kind: ErrorType) -> Settlement:
         return _ended(kind, failure, work, attempts, record, booking, world)
@@ -96,7 +97,8 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
         update={
             "attempt": work.attempt + 1,
             "target": following.target,
-            "fallbacks": following.fallbacks,
+            # A node that is back by then may be asked after all the others.
+            "fallbacks": (*following.fallbacks, work.target) if uncalled else following.fallbacks,
             "priors": attempts,
             "sent_ms": following.at_ms or world.as_of_ms,
         }

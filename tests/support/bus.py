@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +52,19 @@ class Role:
             self.process.wait()
             self.kills += 1
 
+    def freeze(self) -> None:
+        """SIGSTOP, as when a lid closes: it is there, and does nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+            self.thaw()
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
@@ -64,7 +74,7 @@ class Role:
 
 @dataclass(slots=True)
 class LiveBus:
-    """nats-server on a fixed port, `routers` routers and the node `bench`."""
+    """nats-server on a fixed port, `routers` routers and the nodes, each under its own name."""
 
     url: str
     directory: Path
@@ -87,8 +97,10 @@ class LiveBus:
 
 
 @contextmanager
-def processes(directory: Path, *, routers: int = 1, sync_interval: str = "always") -> Iterator[LiveBus]:
-    """All roles, started; the log of each in `directory`. Ends them all."""
+def processes(
+    directory: Path, *, routers: int = 1, nodes: Sequence[str] = ("bench",), sync_interval: str = "always"
+) -> Iterator[LiveBus]:
+    """All roles, of which the broker is started; the log of each in `directory`. Ends them all."""
     port = free_port()
     url = f"nats://127.0.0.1:{port}"
     config = directory / "nats.conf"
@@ -98,7 +110,7 @@ def processes(directory: Path, *, routers: int = 1, sync_interval: str = "always
     )
     commands = {
         "nats": [server_path(), "-c", str(config)],
-        "node": [str(LLMBUS), "node", "bench", "--nats-url", url],
+        **{name: [str(LLMBUS), "node", name, "--nats-url", url] for name in nodes},
         **{f"router{n}": [str(LLMBUS), "router", "--nats-url", url] for n in range(routers)},
     }
     bus = LiveBus(url, directory, {name: Role(cmd, directory / f"{name}.log") for name, cmd in commands.items()})
@@ -113,23 +125,26 @@ def processes(directory: Path, *, routers: int = 1, sync_interval: str = "always
 
 
 @asynccontextmanager
-async def live_bus(*, routers: int = 1, policy: Path = POLICY) -> AsyncIterator[LiveBus]:
-    """A bus that answers: streams made, the loopback policy applied, the node heard."""
+async def live_bus(
+    *, routers: int = 1, policy: Path = POLICY, nodes: Sequence[str] = ("bench",), later: Sequence[str] = ()
+) -> AsyncIterator[LiveBus]:
+    """A bus that answers: streams made, the policy applied, the nodes heard; `later` are nodes still to be started."""
     with (
         tempfile.TemporaryDirectory(prefix="llmbus-test-") as directory,
-        processes(Path(directory), routers=routers) as bus,
+        processes(Path(directory), routers=routers, nodes=(*nodes, *later)) as bus,
     ):
         async with connect(bus.url, name="test set-up", wait_s=10) as nc:
             await _ready(bus, nc_wait_s=10)
             await provision(nc)
             store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
             await store.apply(policy.read_text(), policy.name)
-            beat = await nc.subscribe(f"$KV.{NODES_BUCKET}.bench", max_msgs=1)
+            beats = [await nc.subscribe(f"$KV.{NODES_BUCKET}.{node}", max_msgs=1) for node in nodes]
             await nc.flush()
             for name, role in bus.roles.items():
-                if name != "nats":
+                if name != "nats" and name not in later:
                     role.start()
-            await beat.next_msg(30)
+            for beat in beats:
+                await beat.next_msg(30)
         yield bus
 
 

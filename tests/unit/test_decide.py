@@ -46,7 +46,7 @@ def test_the_stages_object_in_their_order() -> None:
     ("reason", "node", "body"),
     [
         ("node_unknown", None, {}),
-        ("node_silent", NodeView(heard_ms=NOW - 6_001, models={"big": state()}), {}),
+        ("node_silent", NodeView(heard_ms=NOW - 3_501, models={"big": state()}), {}),
         ("node_draining", NodeView(heard_ms=NOW, draining=True, models={"big": state()}), {}),
         ("model_unusable", NodeView(heard_ms=NOW, models={}), {}),
         ("model_unusable", NodeView(heard_ms=NOW, models={"big": state(usable=False)}), {}),

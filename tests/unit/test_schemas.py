@@ -17,6 +17,7 @@ from schemas import (
     AttemptRecord,
     AttemptStarted,
     AttemptTimings,
+    BackendState,
     Candidate,
     Chat,
     ChatMessage,
@@ -29,6 +30,7 @@ from schemas import (
     FailureKind,
     Finding,
     Forward,
+    Health,
     Heartbeat,
     LlmRequest,
     ModelState,
@@ -91,7 +93,9 @@ EXAMPLES: tuple[Message, ...] = (
     AttemptStarted(client="npc-ai", rid="r1", attempt_id="1.1", target=TARGET, provider="ollama", started_ms=9),
     AttemptEnded(client="npc-ai", rid="r1", attempt=RECORD, booking="unknown", next=TARGET, why="next_target"),
     Replied(client="npc-ai", rid="r1", request_hash="0" * 64, status="error", error=ErrorType.POISON, total_ms=1),
-    Heartbeat(node="macmini", instance="i", version="1", models={"coder": STATE}),
+    Heartbeat(node="macmini", instance="i", version="1", models={"coder": STATE}, power="battery"),
+    Health(node="macmini", instance="i", version="1", models={"coder": STATE}, status="ok", memory_free_bytes=5,
+           backends={"ollama": BackendState(reachable=False, why_not="꺼져 있음")}),
 )  # fmt: skip
 
 
@@ -286,7 +290,7 @@ def _with_unknown_fields(value: Any, *, inside: bool) -> Any:
         return [_with_unknown_fields(item, inside=inside) for item in value]
     if not isinstance(value, dict):
         return value
-    own = {"metadata", "tool_calls", "messages", "nodes", "models"}
+    own = {"metadata", "tool_calls", "messages", "nodes", "models", "backends"}
     kept = {
         key: item if key in own or not inside else _with_unknown_fields(item, inside=True)
         for key, item in value.items()

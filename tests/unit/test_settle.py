@@ -98,6 +98,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.INSUFFICIENT_MEMORY: NEXT,
     FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,
+    FailureKind.NODE_LOST: NEXT,
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
     FailureKind.CANCELLED: ErrorType.CANCELLED,
     FailureKind.POISON: ErrorType.POISON,

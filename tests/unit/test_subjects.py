@@ -14,6 +14,7 @@ from subjects import (
     Dead,
     Event,
     InvalidTokenError,
+    NodeCall,
     Outcome,
     Reply,
     Request,
@@ -22,7 +23,7 @@ from subjects import (
     parse,
     token,
 )
-from subjects.grammar import EVENT_KINDS, MAX_CHUNK, URGENCIES
+from subjects.grammar import EVENT_KINDS, MAX_CHUNK, NODE_VERBS, URGENCIES
 from subjects.streams import DISPATCHER, ROUTER, SETTLER, STREAMS, WAITERS, work_consumer
 
 TOKEN = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -35,11 +36,12 @@ ADDRESS: st.SearchStrategy[Address] = st.one_of(
     st.builds(Chunk, TOKEN, TOKEN, st.integers(0, MAX_CHUNK - 1)),
     st.builds(Event, TOKEN, TOKEN, st.sampled_from(EVENT_KINDS)),
     st.builds(Cancel, TOKEN, TOKEN),
+    st.builds(NodeCall, TOKEN, st.sampled_from(NODE_VERBS)),
     st.builds(Dead, TOKEN),
 )
 NEARLY = st.lists(
-    st.sampled_from(["llm", "req", "ask", "work", "out", "res", "chunk", "evt", "cancel", "dead", "normal", "decided",
-                     "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"]) | TOKEN,
+    st.sampled_from(["llm", "req", "ask", "work", "out", "res", "chunk", "evt", "cancel", "dead", "node", "drain",
+                     "normal", "decided", "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"]) | TOKEN,
     max_size=7,
 ).map(".".join)  # fmt: skip
 
@@ -94,6 +96,7 @@ BUILDERS: tuple[Callable[[str], Address], ...] = (
     lambda x: Event("c", x, "decided"),
     lambda x: Cancel(x, "r"),
     lambda x: Cancel("c", x),
+    lambda x: NodeCall(x, "health"),
     Dead,
 )
 
@@ -168,19 +171,22 @@ def test_a_chunk_number_has_one_spelling(n: str) -> None:
     assert parse(f"llm.chunk.c.r.{n}") is None
 
 
-def test_urgency_and_event_kind_are_closed_lists() -> None:
+def test_urgency_event_kind_and_verb_are_closed_lists() -> None:
     with pytest.raises(ValueError, match="urgency"):
         str(Work("n", "m", "decide", "r"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="event kind"):
         str(Event("c", "r", "guessed"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="verb"):
+        str(NodeCall("n", "explode"))  # type: ignore[arg-type]
+    assert parse("llm.node.n.explode") is None
     assert parse("llm.work.n.m.decide.r") is None
     assert parse("llm.evt.c.r.guessed") is None
 
 
 @given(ADDRESS)
-def test_every_subject_but_the_door_is_kept_by_exactly_one_stream(address: Address) -> None:
+def test_every_subject_but_the_doors_is_kept_by_exactly_one_stream(address: Address) -> None:
     keeping = [spec.name for spec in STREAMS if any(_matches(subject, str(address)) for subject in spec.subjects)]
-    assert len(keeping) == (0 if isinstance(address, Ask) else 1)
+    assert len(keeping) == (0 if isinstance(address, Ask | NodeCall) else 1)
 
 
 @given(TOKEN, TOKEN, st.sampled_from(URGENCIES), TOKEN)

@@ -14,26 +14,19 @@ import structlog
 from adapters.ask import asking
 from adapters.bus import JetStreamBus, open_bus
 from adapters.host import look
-from adapters.providers import Backend, Setup, build, residency
-from ops.keys import keys
+from ops.bench import Bench
 from ops.policy_file import PolicyError
 from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
-from router.attempt import Served
-from router.breaker import Breaker
 from router.canceller import Canceller
 from router.dispatcher import Dispatcher
-from router.errors import AttemptError, LlmbusError, one_error, stop
+from router.errors import one_error, stop
 from router.executor import Executor
-from router.lane import Lane
 from router.mover import Mover
 from router.node_door import answering
-from router.ports import Headers, Provider, Residency
-from router.seat import Seat
+from router.ports import Headers
 from router.settler import Settler
 from router.sweeper import Sweeper
 from router.world_book import PolicyInForce, WorldBook
-from schemas.heartbeat import BackendState
-from schemas.policy import Policy
 from subjects.streams import POLICY_BUCKET
 
 log = structlog.get_logger(__name__)
@@ -41,14 +34,7 @@ log = structlog.get_logger(__name__)
 POLICY_LOOK_S = 60.0
 NODE_PING_S = 1
 """A node must notice in time that it is cut off."""
-PROBE_S = 15.0
-PROBE_AGAIN_S = 2.0
-"""While a backend cannot be reached: what is back should not be left idle."""
 SHIPPED = "ops/policy.yaml"
-
-
-class NodeUnknownError(LlmbusError):
-    """The policy has no such node."""
 
 
 def shipped_policy() -> str:
@@ -146,8 +132,9 @@ async def node(
         bench = Bench(active.policy, name, stand_in=stand_in, allow_crash=allow_crash, environ=environ)
         try:
             served = await bench.serve()
+            scheduler = bench.scheduler(bus.now_ms)
             executor = Executor(
-                bus, name, {model: bench.seat(model, what) for model, what in served.items()},
+                bus, name, {model: bench.seat(model, what, scheduler) for model, what in served.items()},
                 instance=uuid.uuid4().hex[:12], version=version("llmbus"),
                 max_deliveries=active.policy.limits.max_deliveries, silent_ms=active.policy.limits.node_silent_ms,
                 host=look,
@@ -155,6 +142,7 @@ async def node(
             with one_error():
                 async with (
                     asyncio.TaskGroup() as tasks,
+                    scheduler.running(),
                     executor.running(),
                     answering(bus, executor, lambda: bench.backends),
                 ):
@@ -167,89 +155,3 @@ async def node(
                         await stop(probing)
         finally:
             await bench.aclose()
-
-
-class Bench:
-    """The providers of one node, and which of its models each can answer for right now."""
-
-    def __init__(
-        self, policy: Policy, node: str, *, stand_in: bool, allow_crash: bool, environ: Mapping[str, str]
-    ) -> None:
-        if node not in policy.nodes:
-            known = ", ".join(sorted(policy.nodes))
-            raise NodeUnknownError(
-                f"the policy has no node {node!r}; it has: {known}. Add it, then `llmbus policy apply`"
-            )
-        self._policy = policy
-        self.models = {name: model for name, model in policy.models.items() if node in model.nodes}
-        setups = {
-            name: _setup(policy, node, name, allow_crash, environ)
-            for name in dict.fromkeys(model.provider for model in self.models.values())
-        }
-        self._providers = {name: build(policy.providers[name].dialect, setup) for name, setup in setups.items()}
-        self.residencies: dict[str, Residency] = {
-            name: held
-            for name, setup in setups.items()
-            if (held := residency(policy.providers[name].residence, setup, self._providers[name]))
-        }
-        """By provider, of those whose models come and go in the memory of this node."""
-        self._loopback = build("loopback", Setup(allow_crash=allow_crash))
-        self._stand_in = stand_in
-        self.backends: dict[str, BackendState] = {}
-        """As the latest look found them."""
-
-    async def serve(self) -> dict[str, Served]:
-        """Ask every provider what it can do."""
-        found = dict(zip(self._providers, await asyncio.gather(*map(_probe, self._providers.values())), strict=True))
-        self.backends = {
-            name: BackendState(reachable=False, why_not=words)
-            if isinstance(words, str)
-            else BackendState(reachable=True)
-            for name, words in found.items()
-        }
-        return {name: self._served(name, found) for name in self.models}
-
-    def seat(self, name: str, served: Served) -> Seat:
-        limits = self._policy.limits
-        return Seat(served, Lane(self.models[name].slots), Breaker(limits.breaker_failures, limits.breaker_open_ms))
-
-    async def probe_for_ever(self, executor: Executor) -> None:
-        """Notice a backend that came up, or went."""
-        while True:
-            well = all(state.reachable for state in self.backends.values())
-            await asyncio.sleep(PROBE_S if well else PROBE_AGAIN_S)
-            for model, served in (await self.serve()).items():
-                executor.serve(model, served)
-
-    async def aclose(self) -> None:
-        for held in self.residencies.values():
-            await held.aclose()
-        for provider in (*self._providers.values(), self._loopback):
-            await provider.aclose()
-
-    def _served(self, name: str, found: dict[str, dict[str, str | None] | str]) -> Served:
-        model = self.models[name]
-        words = found[model.provider]
-        why_not = words if isinstance(words, str) else words.get(model.backend)
-        if why_not is not None and self._stand_in:
-            return Served(self._loopback, "loopback", stand_in=True, why_not=why_not)
-        return Served(self._providers[model.provider], model.provider, why_not=why_not)
-
-
-def _setup(policy: Policy, node: str, name: str, allow_crash: bool, environ: Mapping[str, str]) -> Setup:
-    provider = policy.providers[name]
-    backends = {
-        model.backend: Backend(model.context_tokens, model.resident, load_ms=model.first_token_ms)
-        for model in policy.models.values()
-        if model.provider == name and node in model.nodes
-    }
-    url = policy.nodes[node].urls.get(name, provider.url)
-    return Setup(url, backends, keys(provider.keys, environ), provider.keys, allow_crash)
-
-
-async def _probe(provider: Provider) -> dict[str, str | None] | str:
-    """What the provider says of its models, or why it cannot be reached."""
-    try:
-        return await provider.probe()
-    except AttemptError as error:
-        return error.failure.message

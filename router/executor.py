@@ -20,7 +20,9 @@ from router.attempt import Recall, Served, call
 from router.breaker import Permit
 from router.cancels import Cancels, Key
 from router.consume import AGAIN_MS, bury, insist
-from router.errors import BusError, LlmbusError, one_error, stop
+from router.core.candidates import TYPICAL_TOKENS_OUT
+from router.core.waiting import Job
+from router.errors import AttemptError, BusError, LlmbusError, one_error, stop
 from router.ports import Bus, Delivery, Handler, Stored
 from router.reporting import Reporter
 from router.seat import Seat
@@ -30,7 +32,7 @@ from schemas.heartbeat import Heartbeat, Host
 from schemas.outcome import AttemptTimings, Outcome
 from schemas.work import WorkItem, attempt_id
 from subjects.grammar import URGENCIES, Urgency
-from subjects.streams import NODES_BUCKET, work_consumer
+from subjects.streams import NODES_BUCKET, ConsumerSpec, work_consumer
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class _InHand:
 
     delivery: Delivery
     """The newest one: the one to acknowledge."""
+    lane: ConsumerSpec
     taken_ms: int
     recall: Recall = field(default_factory=Recall)
     key: Key | None = None
@@ -89,11 +92,10 @@ class Executor:
         self._shifts = Shifts(
             bus,
             [
-                Source(
-                    work_consumer(node, model, urgency), self._handler(seat, urgency), partial(seat.lane.room, urgency)
-                )
+                Source(lane, self._handler(seat, lane, urgency), partial(seat.room, urgency))
                 for model, seat in seats.items()
                 for urgency in URGENCIES
+                for lane in [work_consumer(node, model, urgency)]
             ],
         )
         self._told_ms: int | None = None
@@ -131,15 +133,15 @@ class Executor:
         await self._shifts.begin()
         await self.beat()
 
-    def _handler(self, seat: Seat, urgency: Urgency) -> Handler:
+    def _handler(self, seat: Seat, lane: ConsumerSpec, urgency: Urgency) -> Handler:
         async def handle(delivery: Delivery) -> None:
-            seat.queued[urgency] = delivery.pending
+            seat.stands_behind(urgency, delivery.pending)
             if known := self._in_hand.get(delivery.seq):
                 # The broker was away for longer than the acknowledgement time: it is being worked on already.
                 known.delivery = delivery
                 return
             handed_back = not self._shifts.taking
-            held = self._in_hand[delivery.seq] = _InHand(delivery, self._bus.now_ms(), handed_back=handed_back)
+            held = self._in_hand[delivery.seq] = _InHand(delivery, lane, self._bus.now_ms(), handed_back=handed_back)
             try:
                 await self._handle(seat, held)
                 await held.delivery.ack_sync()
@@ -190,7 +192,11 @@ class Executor:
         async with AsyncExitStack() as place:
             try:
                 async with held.recall.within(left_s):
-                    await place.enter_async_context(seat.lane.place(work.urgency, delivery.seq))
+                    await place.enter_async_context(seat.place(_job(work, delivery)))
+            except AttemptError as refused:
+                failure = refused.failure
+                await self._reporter.ended(self._unanswered(seat, work, delivery, failure.kind, failure.message))
+                return
             except TimeoutError:
                 await self._reporter.ended(self._unanswered(seat, work, delivery, *_never_started(held.recall)))
                 return
@@ -199,6 +205,7 @@ class Executor:
             if held.handed_back:
                 raise _HandedBackError
             held.running = True
+            self._shifts.more(held.lane)  # it waits no longer
             await self._attempt(seat, work, held)
 
     async def _done_before(self, seat: Seat, work: WorkItem) -> bool:
@@ -316,6 +323,13 @@ class Executor:
             await asyncio.sleep(WORKING_S)
             for held in tuple(self._in_hand.values()):
                 await held.delivery.working()
+
+
+def _job(work: WorkItem, delivery: Delivery) -> Job:
+    return Job(
+        delivery.seq, work.target.model, work.urgency, work.sent_ms, work.deadline_at_ms,
+        work.chat.max_tokens or TYPICAL_TOKENS_OUT,
+    )  # fmt: skip
 
 
 def _never_started(recall: Recall) -> tuple[FailureKind, str]:

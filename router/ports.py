@@ -127,11 +127,11 @@ class Bus(Protocol):
 
     def consume(
         self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
         """Hand every message of a durable consumer to `handler`, each in a task of its own.
 
-        `batch()` tells how many more may be taken right now; it is asked after every message. Leaving stops taking,
-        then waits for the handlers under way.
+        `batch()` tells how many more may be taken right now; it is asked after every message, and whenever the function
+        that is given is called: more may be taken. Leaving stops taking, then waits for the handlers under way.
         """
 
     def listen(

@@ -26,6 +26,8 @@ class Shifts:
         self._sources = sources
         self._tasks: asyncio.TaskGroup | None = None
         self._at_work: set[asyncio.Task[None]] = set()
+        self._more: dict[str, Callable[[], None]] = {}
+        """By consumer, of the latest shift."""
         self._over: asyncio.Event | None = None
         """Of the shift that takes; None when none does."""
 
@@ -68,6 +70,10 @@ class Shifts:
             self._over.set()
             self._over = None
 
+    def more(self, spec: ConsumerSpec) -> None:
+        """More of this consumer may be taken than before."""
+        self._more[spec.name]()
+
     async def finished(self, seconds: float) -> bool:
         """Whether nothing is in hand any more, after that time at the latest."""
         return not self._at_work or not (await asyncio.wait(self._at_work, timeout=seconds))[1]
@@ -79,7 +85,8 @@ class Shifts:
             return 0 if over.is_set() else source.room()
 
         try:
-            async with self._bus.consume(source.spec, source.handler, batch=room):
+            async with self._bus.consume(source.spec, source.handler, batch=room) as more:
+                self._more[source.spec.name] = more
                 opened.set_result(None)
                 await over.wait()
         except LlmbusError as error:

@@ -23,6 +23,10 @@ class ModelState(Wire):
     failed: int = 0
     tokens_per_s: float | None = None
     """Measured, recent answers weighing most; absent until the model itself has answered."""
+    in_memory: Literal["absent", "loading", "resident", "unloading"] | None = None
+    """Where the model is; None: its node does not manage that."""
+    memory_bytes: int | None = None
+    """What it takes there, measured once it was loaded."""
     usable: bool = True
     why_not: str | None = None
     breaker: BreakerState = "closed"

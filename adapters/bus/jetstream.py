@@ -72,7 +72,9 @@ class JetStreamBus:
             await self.client.publish(subject, data, headers=dict(headers) or None)
 
     @asynccontextmanager
-    async def consume(self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]) -> AsyncIterator[None]:
+    async def consume(
+        self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]
+    ) -> AsyncIterator[Callable[[], None]]:
         async def recreate(spec: ConsumerSpec) -> None:
             await ensure_consumer(self.client, spec)
 
@@ -80,7 +82,7 @@ class JetStreamBus:
         async with Pull.open(self.client, self._wire, self._publisher, spec, handler, batch, recreate) as pull:
             self._pulls.add(pull)
             try:
-                yield
+                yield pull.refill
             finally:
                 self._pulls.discard(pull)
 

@@ -12,8 +12,9 @@ import nats.errors
 from rich.text import Text
 
 from adapters.bus import JetStreamBus, connect
+from ops.bench import Bench
 from ops.broker import BrokerError, server_path
-from ops.compose import Bench, policy_store, shipped_policy
+from ops.compose import policy_store, shipped_policy
 from ops.keys import FILE, KeyFileError, sources
 from ops.policy_file import PolicyError, load_policy
 from ops.policy_store import RevisionNotFoundError

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from adapters.bus import JetStreamBus
+from ops.bench import Bench
 from ops.commands.children import Child
 from ops.commands.screen import console, print_json
 from ops.commands.stack import Stack, stack
-from ops.compose import Bench
 from router.errors import BusError
 from schemas.heartbeat import Heartbeat
 from schemas.policy import Policy

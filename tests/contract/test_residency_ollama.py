@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.providers import Backend, Setup, build, residency
-from ops.compose import Bench
+from ops.bench import Bench
 from router.errors import AttemptError
 from router.ports import Call, Held, Progress, Provider, Residency
 from schemas.failure import FailureKind

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from router.core.orders import Load, Orders, Refusal, Start, Unload, Wait
-from router.core.residency import BOUNDS_MS, GB, ModelSpec, NodeState, Rules
+from router.core.residency import BOUNDS_MS, GB, ModelSpec, NodeState, Rules, spec_of
 from router.core.schedule import schedule
 from router.core.waiting import Job, Line
+from schemas.policy import Model
 from subjects.grammar import URGENCIES, Urgency
 
 ARCHITECT = ModelSpec("architect", 52 * GB, 25)
@@ -484,3 +485,127 @@ def test_a_decision_looks_at_heads_only(monkeypatch: pytest.MonkeyPatch) -> None
     assert bench.orders.acts
     assert max(looked) < 2
     assert len(looked) < 100
+
+
+def test_overdue_batch_goes_on_until_anothers_bound_comes() -> None:
+    """40 s of batch, its own bound long past: it may start until 40 s before the other's."""
+    bench = Bench()
+    bench.hold("architect")
+    batch = bench.ask("architect", "batch", tokens=1_000)
+    bench.now_ms = BOUNDS_MS["batch"]
+    bench.ask("coder")
+    assert started(bench) == [batch]
+    bench.now_ms += 49_999
+    assert started(bench) == [batch]
+    bench.now_ms += 1
+    assert started(bench) == []
+
+
+def test_of_equals_the_older_goes_before_the_swap() -> None:
+    bench = Bench()
+    bench.hold("architect")
+    older = bench.ask("architect")
+    bench.now_ms = 1_000
+    bench.ask("coder")
+    bench.now_ms = 85_000
+    assert started(bench) == [older]
+
+
+def test_batch_is_loaded_for_last_however_much_of_it_there_is() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.ask("architect", "batch", tokens=100)
+    bench.ask("coder")
+    assert bench.orders.load == Load("coder", "room")
+
+
+def test_nobody_slips_in_before_one_that_is_due() -> None:
+    """The reviewer would fit beside the coder, and keep the architect waiting once more."""
+    bench = Bench()
+    bench.hold("coder")
+    bench.run("coder", tokens=9_000)
+    bench.ask("architect")
+    bench.now_ms = 91_000
+    bench.ask("reviewer")
+    assert not bench.orders.acts
+    assert waits(bench.orders) == {"architect": "making_room"}
+
+
+def test_one_that_makes_room_enough_spares_the_others() -> None:
+    bench = Bench(ModelSpec("small", 9 * GB, 30), ModelSpec("large", 45 * GB, 30), ModelSpec("wanted", 20 * GB, 30))
+    bench.hold("small", "large")
+    bench.now_ms = 5
+    bench.node.finished(bench.run("large"), 5)
+    bench.ask("wanted")
+    assert bench.orders.unloads == (Unload("large", "idle", "wanted"),)
+
+
+def test_what_is_being_loaded_may_have_to_go_too_and_its_neighbours_are_held_back() -> None:
+    bench = Bench()
+    bench.hold("coder")
+    bench.ask("architect")
+    bench.now_ms = 90_000
+    bench.node.load_began("reviewer", 90_000)
+    bench.ask("coder")
+    assert not bench.orders.acts
+    assert waits(bench.orders) == {"architect": "changing"}
+
+
+def test_the_pinned_do_not_go_though_only_they_would_make_room_enough() -> None:
+    bench = Bench(replace(ARCHITECT, weights_bytes=50 * GB), JUDGE)
+    bench.hold("judge")
+    bench.ask("architect")
+    bench.node.measured(52 * GB)
+    assert bench.orders.waits == (Wait("architect", "memory_taken", 55 * GB, 52 * GB),)
+    assert not bench.orders.acts
+
+
+def test_a_load_pays_for_one_request_and_not_for_every_slot() -> None:
+    bench = Bench()
+    bench.ask("architect")
+    bench.now_ms = 88_000
+    bench.node.loaded("reviewer", 88_000)
+    first = bench.ask("reviewer")
+    bench.ask("reviewer")
+    assert started(bench) == [first]
+
+
+def test_the_unused_stay_while_memory_is_being_changed() -> None:
+    bench = Bench()
+    bench.hold("reviewer")
+    bench.node.load_began("coder", 7_200_000)
+    assert not bench.at(7_200_000).acts
+    bench.node.loaded("coder", 7_209_500)
+    assert bench.at(7_209_500).unloads == (Unload("reviewer", "unused"),)
+
+
+def test_room_is_made_for_one_load_only() -> None:
+    bench = Bench()
+    bench.hold("coder")
+    bench.node.unload_began("coder", "architect")
+    bench.node.unloaded("coder")
+    bench.node.load_began("architect", 0)
+    bench.node.loaded("architect", 26_000)
+    bench.node.unloaded("architect")  # somebody else unloaded it
+    bench.ask("architect")
+    bench.ask("coder")
+    assert bench.orders.load == Load("coder", "room")
+
+
+def test_what_the_bus_still_holds_is_taken_to_be_as_long_as_what_is_here() -> None:
+    bench = Bench()
+    bench.ask("architect", tokens=1_000)
+    bench.node.behind("architect", "normal", 9)
+    bench.ask("coder")
+    bench.ask("coder")
+    assert bench.orders.load == Load("coder", "room")
+
+
+def test_a_model_of_the_policy_as_the_scheduler_sees_it() -> None:
+    model = Model(
+        nodes=("macbook",), provider="ollama", backend="llama3.1:8b", memory_gb=5.5, context_tokens=16_000,
+        resident=True, slots=4, quality=0.45, tokens_per_s=35,
+    )  # fmt: skip
+    spec = spec_of("judge", model)
+    assert spec == ModelSpec("judge", 5_500_000_000, 35, slots=4, context_tokens=16_000, pinned=True)
+    assert NodeState([spec], 24 * GB).models["judge"].memory_bytes == 5_500_000_000

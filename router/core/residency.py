@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from router.core.waiting import Job, Queue
+from schemas.policy import Model
 from subjects.grammar import URGENCIES, Urgency
 
 GB: Final = 1_000_000_000
@@ -53,6 +54,18 @@ class ModelSpec:
     context_tokens: int = 0
     kv_bytes_per_token: int = 0
     pinned: bool = False
+
+
+def spec_of(name: str, model: Model) -> ModelSpec:
+    """As the policy has it; its `memory_gb` holds weights and context."""
+    return ModelSpec(
+        name=name,
+        weights_bytes=round(model.memory_gb * GB),
+        tokens_per_s=model.tokens_per_s,
+        slots=model.slots,
+        context_tokens=model.context_tokens,
+        pinned=model.resident,
+    )
 
 
 @dataclass(slots=True)

@@ -3,14 +3,19 @@
 A load costs as much as many answers, so memory changes hands rarely, and for a reason:
 
 1. What waiting cannot help is refused: it can never fit, or its deadline has passed.
-2. Models in memory serve what waits for them: the most urgent first, then what is due first.
+2. A model in memory serves what waits for it: the most urgent first, then what is due first; one start in four goes to
+   somebody overdue.
 3. A model that fits beside those in memory is loaded at once, while they generate.
-4. One that needs their room waits until they have nothing to do that goes before it (`turns.goes_before`): batch
-   yields to everybody; all yield when its bound or deadline comes, and then only to those who are overdue themselves
-   and were there when the turn began. What was loaded starts one request at least.
-5. Nothing that generates is unloaded. One change of memory at a time.
+4. One that needs their room waits until nothing of theirs goes before it (`turns.goes_before`). Batch yields to
+   everybody. The others yield when its bound or its deadline comes, but for those who are overdue themselves and were
+   there when the turn began: when there is more to do than the bounds allow, turns get longer and not more frequent.
+5. Of several, the first due comes first; of those due later, the one that serves most for its load; batch last, and
+   not into a pause of a conversation.
+6. Nothing that generates is unloaded; one change of memory at a time; what was loaded serves one request at least,
+   unless somebody more urgent is past his time.
 
-The same state at the same time gives the same orders.
+So a request waits for its bound, the answer that is being generated, and one load; longer only behind others who are
+past their bounds too, or more urgent. The same state at the same time gives the same orders.
 """
 
 from collections.abc import Iterator

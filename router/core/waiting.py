@@ -39,8 +39,7 @@ class Line:
 
     def __init__(self) -> None:
         self._places: list[Waiting] = []
-        self.work_ms = 0
-        """What they will take to generate, one after the other."""
+        self._work_ms = 0
         self.behind = 0
         """How many more the bus holds that this node has not taken."""
 
@@ -57,13 +56,18 @@ class Line:
     def count(self) -> int:
         return len(self._places) + self.behind
 
+    @property
+    def work_ms(self) -> int:
+        """What all of them will take to generate, one after the other; of those behind, as much as of these."""
+        return self._work_ms * self.count // len(self) if self._places else 0
+
     def add(self, place: Waiting) -> None:
         insort(self._places, place)
-        self.work_ms += place.generation_ms
+        self._work_ms += place.generation_ms
 
     def remove(self, place: Waiting) -> None:
         del self._places[bisect_left(self._places, place)]
-        self.work_ms -= place.generation_ms
+        self._work_ms -= place.generation_ms
 
 
 class Queue:

@@ -1,6 +1,7 @@
 """A node on a virtual clock: the real scheduler's orders, carried out by events, with every rule of memory checked."""
 
 import heapq
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -122,8 +123,9 @@ class VirtualNode:
 
     def __init__(
         self, specs: Sequence[ModelSpec], total_bytes: int, *, rules: Rules | None = None,
-        scheduler: Scheduler = schedule, unload_ms: int = UNLOAD_MS, clock: Clock | None = None,
+        scheduler: Scheduler = schedule, unload_ms: int = UNLOAD_MS, clock: Clock | None = None, pulls: bool = False,
     ) -> None:  # fmt: skip
+        """`pulls`: it takes from the bus what it has room for and knows only the number of the rest."""
         self.state = NodeState(specs, total_bytes, rules=rules)
         self.clock = clock or Clock()
         self.run_log = Run(specs, self.state.rules)
@@ -134,6 +136,8 @@ class VirtualNode:
         self._timers: set[int] = set()
         self._follow_ups: dict[int, Ask] = {}
         self._gone = False
+        self._pulls = pulls
+        self._bus: dict[tuple[str, Urgency], deque[Fate]] = defaultdict(deque)
 
     @property
     def now_ms(self) -> int:
@@ -151,7 +155,7 @@ class VirtualNode:
         return self.run_log
 
     def ask(self, ask: Ask, at_ms: int) -> None:
-        self.clock.at(at_ms, lambda: self._arrive(ask))
+        self._later(at_ms - self.now_ms, lambda: self._arrive(ask))
 
     def _arrive(self, ask: Ask) -> None:
         ticket = next(self._tickets)
@@ -159,7 +163,19 @@ class VirtualNode:
         job = Job(ticket, ask.model, ask.urgency, self.now_ms, self.now_ms + ask.timeout_ms, expected)
         if ask.follow_up is not None:
             self._follow_ups[ticket] = ask.follow_up
-        assert self.take(Fate(job, ask.tokens))
+        fate = Fate(job, ask.tokens)
+        if not self._pulls:
+            assert self.take(fate)
+            return
+        self.run_log.fates[ticket] = fate
+        self._bus[job.model, job.urgency].append(fate)
+        self._pull()
+
+    def _pull(self) -> None:
+        for (model, urgency), waiting in self._bus.items():
+            while waiting and self.state.room(model, urgency) > 0:
+                assert self.take(waiting.popleft())
+            self.state.behind(model, urgency, len(waiting))
 
     def take(self, fate: Fate) -> bool:
         """False if it is here already."""
@@ -193,6 +209,7 @@ class VirtualNode:
         while (orders := self._scheduler(self.state, self.now_ms)).acts:
             self.run_log.orders.append((self.now_ms, orders))
             self._follow(orders)
+            self._pull()
         at_ms = orders.ask_at_ms
         if at_ms is not None and at_ms not in self._timers and len(self.state.queue):
             assert at_ms > self.now_ms, "asked to be asked again at once, for nothing"

@@ -139,6 +139,15 @@ def test_alternating_models_are_loaded_a_fifth_as_often_and_served_three_times_a
     assert theirs.end_ms >= 3 * ours.end_ms
 
 
+def test_a_node_that_takes_only_what_it_could_hold_next_does_as_well() -> None:
+    """Heads and numbers are enough: the rest stays on the bus, where a router may still move it."""
+    for asks in (list(in_turn(120, 2_000)), list(poisson(0.6, random.Random(1)))):
+        knowing, pulling = (VirtualNode(MODELS, TOTAL_BYTES, pulls=pulls).run(asks) for pulls in (False, True))
+        assert len(pulling.served) == len(asks)
+        assert pulling.loads <= knowing.loads * 1.05
+        assert figures([pulling]).violations == 0
+
+
 def test_under_poisson_load_the_urgent_wait_less_than_with_any_other_and_nobody_for_nothing() -> None:
     asks = list(poisson(0.6, random.Random(1)))
     ours = figures([VirtualNode(MODELS, TOTAL_BYTES).run(asks)])

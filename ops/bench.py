@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-
-import httpx
+from urllib.parse import urlsplit
 
 from adapters.host import look
 from adapters.providers import Backend, Setup, build, residency
@@ -85,7 +84,9 @@ class Bench:
         ]
         memory_gb = self._policy.nodes[self._node].memory_gb
         total_bytes = look().memory_total_bytes or 0 if memory_gb is None else int(memory_gb * GB)
-        here = all(httpx.URL(self._setups[self.models[name].provider].url or "").host in THIS_MACHINE for name in homes)
+        here = all(
+            urlsplit(self._setups[self.models[name].provider].url or "").hostname in THIS_MACHINE for name in homes
+        )
         return Scheduler(NodeState(specs, total_bytes), homes, now_ms, _free_bytes if here else None)
 
     def seat(self, name: str, served: Served, scheduler: Scheduler) -> Seat:

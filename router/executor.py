@@ -198,6 +198,8 @@ class Executor:
                 await self._reporter.ended(self._unanswered(seat, work, delivery, failure.kind, failure.message))
                 return
             except TimeoutError:
+                if held.handed_back:
+                    raise _HandedBackError from None
                 await self._reporter.ended(self._unanswered(seat, work, delivery, *_never_started(held.recall)))
                 return
             if self._may_be_moved(held) and await self._done_before(seat, work):

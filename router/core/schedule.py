@@ -12,7 +12,7 @@ A load costs as much as many answers, so memory changes hands rarely, and for a 
 5. Of several, the first due comes first; of those due later, the one that serves most for its load; batch last, and
    not into a pause of a conversation.
 6. Nothing that generates is unloaded; one change of memory at a time; what was loaded serves one request at least,
-   unless somebody more urgent is past his time.
+   unless somebody else is past his time and none of its own is.
 
 So a request waits for its bound, the answer that is being generated, and one load; longer only behind others who are
 past their bounds too, or more urgent. The same state at the same time gives the same orders.

@@ -86,7 +86,7 @@ def goes_before(place: Waiting, on: Residency, claim: Claim, now_ms: int, *, fre
     """Whether a request for a model in memory may start though `claim` needs its room."""
     job, overdue = place.job, place.due_ms <= now_ms
     mine, theirs = URGENCIES.index(job.urgency), URGENCIES.index(claim.urgency)
-    if fresh and (overdue or mine < theirs or claim.due_ms > now_ms):
+    if fresh and (overdue or claim.due_ms > now_ms):
         return True  # a load is paid for with one request
     pressing = claim.due_ms <= now_ms + place.generation_ms
     if job.urgency == "batch" and claim.interactive:
@@ -94,7 +94,7 @@ def goes_before(place: Waiting, on: Residency, claim: Claim, now_ms: int, *, fre
     if not pressing or (overdue and job.arrived_ms <= on.loaded_ms):
         return True  # when not all bounds can hold, fewer and longer turns serve everybody sooner
     if mine < theirs:
-        return claim.due_ms > now_ms or job.arrived_ms <= on.loaded_ms
+        return claim.due_ms > now_ms
     return mine == theirs and place.due_ms <= claim.due_ms
 
 

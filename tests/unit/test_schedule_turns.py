@@ -132,7 +132,7 @@ def test_a_load_is_paid_for_with_one_request() -> None:
     assert [start.ticket for start in desk.at(25_000).starts] == [ticket]
 
 
-def test_but_not_when_somebody_more_urgent_is_past_his_time_and_it_is_not() -> None:
+def test_but_not_when_somebody_else_is_past_his_time_and_it_is_not() -> None:
     desk = Desk()
     desk.ask("coder", "critical")
     desk.node.loaded("architect", 0)

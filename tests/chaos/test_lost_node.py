@@ -54,6 +54,11 @@ class Stage:
             await asyncio.sleep(0.05)
         return [AttemptStarted.decode(letter.data) for letter in found]
 
+    async def waiting(self, node: str, model: str, count: int) -> None:
+        """As many as it has places are in its hands by then, and wait there."""
+        while (await self.tell(node, "health")).models[model].waiting < count:
+            await asyncio.sleep(0.1)
+
     async def queued(self, node: str, count: int) -> None:
         while len([letter async for letter in self.bus.read(WORK, f"llm.work.{node}.>")]) != count:
             await asyncio.sleep(0.05)
@@ -157,10 +162,11 @@ async def test_what_nobody_else_can_take_waits_for_the_node_to_return() -> None:
 @pytest.mark.timeout(180)
 async def test_a_node_that_slept_longer_than_its_acknowledgements_answers_for_nothing_that_was_moved() -> None:
     async with stage() as on:
-        tickets = await on.submit(6, first_ms=9_000)
+        tickets = await on.submit(6, first_ms=12_000)
         running = {each.rid for each in await on.started(2)}
         assert len(running) == 2
         await on.start("beta")
+        await on.waiting("alpha", "coder", 4)
         on.live.roles["alpha"].freeze()
         await on.answers(tickets)
         at_alpha = [each for each in await on.started(6) if each.target.node == "alpha"]
@@ -170,6 +176,9 @@ async def test_a_node_that_slept_longer_than_its_acknowledgements_answers_for_no
         # Its two calls end now, too late: booked at what they have cost in place of the unknown.
         while len(late := await superseded(on)) < len(running):
             await asyncio.sleep(0.1)
+        while (coder := (await on.tell("alpha", "health")).models["coder"]).running + coder.waiting:
+            await asyncio.sleep(0.05)
+        late = await superseded(on)
         assert {each.rid for each in late} == running
         assert all(each.attempt.cost_usd and each.booking == "wasted" for each in late)
         assert [each for each in await on.started(6) if each.target.node == "alpha"] == at_alpha
@@ -185,9 +194,10 @@ async def superseded(on: Stage) -> list[AttemptEnded]:
 @pytest.mark.timeout(180)
 async def test_a_node_that_drains_finishes_what_runs_and_the_rest_goes_elsewhere() -> None:
     async with stage() as on:
-        tickets = await on.submit(12, first_ms=6_000)
+        tickets = await on.submit(12, first_ms=12_000)
         running = {each.rid for each in await on.started(2)}
         await on.start("beta")
+        await on.waiting("alpha", "coder", 10)
         told = await on.tell("alpha", "drain")
         assert (told.draining, told.models["coder"].running) == (True, 2)
         while not Heartbeat.decode((await on.heartbeat("alpha")).data).draining:
@@ -203,8 +213,9 @@ async def test_a_node_that_drains_finishes_what_runs_and_the_rest_goes_elsewhere
 @pytest.mark.timeout(180)
 async def test_a_node_that_drains_keeps_what_nobody_else_can_take_until_it_resumes() -> None:
     async with stage(later=()) as on:
-        tickets = await on.submit(5, first_ms=4_000, capability="only")
+        tickets = await on.submit(5, first_ms=9_000, capability="only")
         await on.started(2)
+        await on.waiting("alpha", "only", 3)
         await on.tell("alpha", "drain")
         await on.queued("alpha", 3)
         assert len(await on.events("attempt_started")) == 2

@@ -233,7 +233,9 @@ def test_a_node_that_is_lost_is_never_the_next_one_and_what_ran_there_may_have_c
     seen = world(POLICY, as_of_ms=NOW + 500, b=silent)
     result = settled(ended(work(at=BIG_B, fallbacks=(TINY_B, BIG_A, PAID)), FailureKind.NODE_LOST), seen)
     assert next_of(result) == ("big", "a", "next_target")
-    assert (result.booking, result.record.cost_usd) == ("wasted", 0), "our own machine, where nothing has a price"
+    assert (result.booking, result.record.cost_usd) == ("wasted", Decimal(0)), (
+        "our own machine, where nothing has a price"
+    )
     assert result.retry is not None
     assert [a.node for a in result.retry.priors] == ["b"]
     assert BIG_B not in result.retry.fallbacks
@@ -245,7 +247,7 @@ def test_work_that_a_lost_node_had_not_begun_is_no_attempt_and_may_come_back_las
     unbegun = ended(work(at=PAID, fallbacks=(BIG_A, BIG_B)), FailureKind.NODE_LOST).model_copy(update={"called": False})
     result = settled(unbegun)
     assert next_of(result) == ("big", "a", "next_target")
-    assert (result.booking, result.record.cost_usd) == ("wasted", 0)
+    assert (result.booking, result.record.cost_usd) == ("wasted", Decimal(0))
     assert result.retry is not None
     assert (result.retry.priors, result.retry.fallbacks) == ((), (BIG_B, PAID))
 

@@ -37,6 +37,8 @@ async def serve(
 
             service = await nats.micro.add_service(client, name=name, version="1.0.0", description=about)
             await service.add_endpoint(name="ask", subject=subject, queue_group=name, handler=received)
+            for _ in range(2):
+                await client.flush()  # who is told that this has begun may ask at once
             try:
                 yield
             finally:

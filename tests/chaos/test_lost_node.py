@@ -10,12 +10,14 @@ import pytest
 
 from adapters.bus import JetStreamBus, open_bus
 from adapters.client import Client, Ticket
+from ops.compose import node
 from router.ports import Letter
 from schemas import AttemptEnded, AttemptStarted, FailureKind, Health, Heartbeat, LlmRequest, Reply
 from subjects import NodeCall
 from subjects.grammar import NodeVerb
 from subjects.streams import EVENTS, NODES_BUCKET, OUTCOMES, REPLIES, WORK
 from tests.support.bus import POLICY, LiveBus, live_bus
+from tests.support.cable import cable
 
 TWO_NODES = POLICY.with_name("two_nodes_policy.yaml")
 SILENT_MS = 3_500
@@ -29,18 +31,18 @@ class Stage:
     bus: JetStreamBus
     client: Client
 
-    async def submit(self, count: int, *, first_ms: int, capability: str = "code") -> list[Ticket]:
-        """The first two, for which there are places, take so long; the others are quick."""
+    async def submit(self, count: int, *, first_ms: int, capability: str = "code", first: int = 0) -> list[Ticket]:
+        """The first two, for which there are places, take so long; the others are quick. Ids are counted on."""
         return [
             await self.client.submit(
                 LlmRequest(
                     prompt=f"{PROMPTS[n % 2]} #{n}", deadline_ms=120_000,
-                    metadata={"loopback": {"delay_ms": first_ms if n < 2 else 200, "text": f"답 {n}"}},
+                    metadata={"loopback": {"delay_ms": first_ms if n - first < 2 else 200, "text": f"답 {n}"}},
                 ),
                 capability=capability,
                 request_id=f"r{n}",
             )
-            for n in range(count)
+            for n in range(first, first + count)
         ]  # fmt: skip
 
     async def events(self, kind: str, rid: str = "*") -> list[Letter]:
@@ -51,6 +53,11 @@ class Stage:
         while len(found := await self.events("attempt_started")) < count:
             await asyncio.sleep(0.05)
         return [AttemptStarted.decode(letter.data) for letter in found]
+
+    async def waiting(self, node: str, model: str, count: int) -> None:
+        """As many as it has places are in its hands by then, and wait there."""
+        while (await self.tell(node, "health")).models[model].waiting < count:
+            await asyncio.sleep(0.1)
 
     async def queued(self, node: str, count: int) -> None:
         while len([letter async for letter in self.bus.read(WORK, f"llm.work.{node}.>")]) != count:
@@ -155,10 +162,11 @@ async def test_what_nobody_else_can_take_waits_for_the_node_to_return() -> None:
 @pytest.mark.timeout(180)
 async def test_a_node_that_slept_longer_than_its_acknowledgements_answers_for_nothing_that_was_moved() -> None:
     async with stage() as on:
-        tickets = await on.submit(6, first_ms=9_000)
+        tickets = await on.submit(6, first_ms=12_000)
         running = {each.rid for each in await on.started(2)}
         assert len(running) == 2
         await on.start("beta")
+        await on.waiting("alpha", "coder", 4)
         on.live.roles["alpha"].freeze()
         await on.answers(tickets)
         at_alpha = [each for each in await on.started(6) if each.target.node == "alpha"]
@@ -168,6 +176,9 @@ async def test_a_node_that_slept_longer_than_its_acknowledgements_answers_for_no
         # Its two calls end now, too late: booked at what they have cost in place of the unknown.
         while len(late := await superseded(on)) < len(running):
             await asyncio.sleep(0.1)
+        while (coder := (await on.tell("alpha", "health")).models["coder"]).running + coder.waiting:
+            await asyncio.sleep(0.05)
+        late = await superseded(on)
         assert {each.rid for each in late} == running
         assert all(each.attempt.cost_usd and each.booking == "wasted" for each in late)
         assert [each for each in await on.started(6) if each.target.node == "alpha"] == at_alpha
@@ -183,9 +194,10 @@ async def superseded(on: Stage) -> list[AttemptEnded]:
 @pytest.mark.timeout(180)
 async def test_a_node_that_drains_finishes_what_runs_and_the_rest_goes_elsewhere() -> None:
     async with stage() as on:
-        tickets = await on.submit(12, first_ms=6_000)
+        tickets = await on.submit(12, first_ms=12_000)
         running = {each.rid for each in await on.started(2)}
         await on.start("beta")
+        await on.waiting("alpha", "coder", 10)
         told = await on.tell("alpha", "drain")
         assert (told.draining, told.models["coder"].running) == (True, 2)
         while not Heartbeat.decode((await on.heartbeat("alpha")).data).draining:
@@ -201,8 +213,9 @@ async def test_a_node_that_drains_finishes_what_runs_and_the_rest_goes_elsewhere
 @pytest.mark.timeout(180)
 async def test_a_node_that_drains_keeps_what_nobody_else_can_take_until_it_resumes() -> None:
     async with stage(later=()) as on:
-        tickets = await on.submit(5, first_ms=4_000, capability="only")
+        tickets = await on.submit(5, first_ms=9_000, capability="only")
         await on.started(2)
+        await on.waiting("alpha", "only", 3)
         await on.tell("alpha", "drain")
         await on.queued("alpha", 3)
         assert len(await on.events("attempt_started")) == 2
@@ -224,3 +237,30 @@ async def test_a_router_that_slept_moves_nothing_of_nodes_that_live() -> None:
         on.live.roles["router0"].thaw()
         await on.answers(tickets)
         assert await moves(on) == []
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("how", ["silent", "reset"])
+async def test_a_node_that_is_cut_off_lets_go_of_what_others_have_and_keeps_what_only_it_can_do(how: str) -> None:
+    async with (
+        stage(nodes=("beta",), later=()) as on,
+        cable(on.live.url) as (link, url),
+        node(url, "alpha") as alpha,
+    ):
+        own = await on.submit(1, first_ms=16_000, capability="only")
+        shared = [*await on.submit(2, first_ms=16_000, first=1), *await on.submit(2, first_ms=16_000, first=3)]
+        here = {each.rid for each in await on.started(5) if each.target.node == "alpha"} - {"r0"}
+        assert here
+        link.cut() if how == "silent" else link.pull()
+        while alpha.state().models["coder"].running:
+            await asyncio.sleep(0.05)
+        assert alpha.state().models["only"].running == 1
+        while {ended.rid for _, ended in await moves(on)} != here:
+            await asyncio.sleep(0.05)
+        await link.mend()
+        replies = await on.answers([*own, *shared])
+        assert {reply.request_id for reply in replies if reply.node == "alpha"} == {"r0"}
+        (first, *_) = replies
+        assert [each.attempt_id for each in first.attempts] == ["1.1"], "it was not run again"
+        assert (await on.client.ask(LlmRequest(prompt="이어졌니?"), capability="only")).node == "alpha"

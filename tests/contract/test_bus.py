@@ -97,6 +97,24 @@ async def test_every_publish_survives_a_killed_broker_and_is_stored_once(broker:
         assert sorted(int(letter.data) for letter in stored) == list(range(600))
 
 
+async def test_the_link_says_since_when_it_stands_or_is_down(broker: OwnBroker) -> None:
+    async with open_bus(broker.url, name="test", make=True, ping_s=1) as bus:
+        begun = bus.link()
+        assert begun.up
+        assert begun.since_ms <= bus.now_ms()
+        await asyncio.to_thread(broker.kill)
+        async with asyncio.timeout(10):
+            while bus.link().up:
+                await asyncio.sleep(0.01)
+            down = bus.link()
+            assert begun.since_ms <= down.since_ms <= bus.now_ms()
+            await asyncio.to_thread(broker.restart)
+            while not bus.link().up:
+                assert bus.link() == down
+                await asyncio.sleep(0.01)
+        assert bus.link().since_ms > down.since_ms
+
+
 async def test_the_first_stays_the_first_through_a_killed_broker(broker: OwnBroker) -> None:
     async with open_bus(broker.url, name="test", make=True) as bus:
         waiting = [bus.send(str(Reply("npc-ai", f"r{n}")), str(n).encode(), first=True) for n in range(200)]

@@ -250,6 +250,29 @@ def test_nodes_are_listed_with_who_answers(url: str) -> None:
     assert "loopback stands in" in llmbus("nodes", url=url).stdout
 
 
+def test_a_running_node_is_told_to_drain_and_to_resume(broker: OwnBroker) -> None:
+    assert "carries no llmbus" in refusal("node", "cloud", "--drain", url=broker.url)
+    with running("node", "cloud", "--stand-in", url=broker.url), running("router", url=broker.url):
+        eventually(lambda: draining(broker.url) == [False], "the node is heard")
+        drained = llmbus("node", "cloud", "--drain", url=broker.url)
+        assert drained.returncode == 0, drained.stderr
+        assert "cloud drains" in drained.stdout
+        eventually(lambda: draining(broker.url) == [True], "it says that it drains")
+        assert "cloud draining" in llmbus("nodes", url=broker.url).stdout
+        assert "takes work" in llmbus("node", "cloud", "--resume", url=broker.url).stdout
+        missing = refusal("node", "macmini", "--drain", url=broker.url)
+        assert "macmini" in missing
+        assert "not running" in missing
+    both = llmbus("node", "cloud", "--drain", "--resume", url=broker.url)
+    assert both.returncode == 2
+
+
+def draining(url: str) -> list[bool]:
+    """Of each node that is heard; none while the bus has no streams yet."""
+    ran = llmbus("nodes", "--json", url=url)
+    return [node["draining"] for node in json.loads(ran.stdout)] if ran.returncode == 0 else []
+
+
 def test_providers_are_listed_with_why_not_and_keys_by_name(url: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-in-a-file\n")
     environ = ENVIRON | {

@@ -73,6 +73,25 @@ def test_a_node_with_an_older_policy_is_told_of() -> None:
     assert "start it again" in gpt.why_not
 
 
+@pytest.mark.parametrize("width", [100, 150])
+def test_nodes_show_their_machine_and_their_silence(width: int) -> None:
+    models = {"a-model-with-a-long-name": ModelState(provider="anthropic", running=3, slots=16, tokens_per_s=1234.5)}
+    asleep = Heartbeat(
+        node="macbook", instance="i", version="1", models=models, battery_percent=54.0, power="battery", load_1m=3.14,
+        cpus=8,
+    )  # fmt: skip
+    away = Node(asleep, 4.2, NOW_MS)
+    leaving = Node(Heartbeat(node="mini", instance="i", version="1", models={}, draining=True), 0.4, NOW_MS)
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(node_table([away, leaving]))
+    text = console.export_text()
+    told = " ".join(text.split())
+    for words in ("macbook silent", "silent for 4 s", "load 3.1 on 8 cores", "54%", "mini draining", "heard 0.4 s ago"):
+        assert words in told
+    row = next(line for line in text.splitlines() if "a-model-with-a-long-name" in line)
+    assert all(words in row for words in ("anthropic", "3 of 16", "1,234"))
+
+
 def test_nodes_show_the_breaker_and_the_last_failure() -> None:
     states = {
         "opened": ModelState(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from router.core.next_step import MAX_CALLS
 from router.core.settle import Settlement, settle, unanswered
 from schemas.failure import RETRYABLE, ErrorType, Failure, FailureKind
+from schemas.heartbeat import ModelState
 from schemas.outcome import Answer, AttemptTimings, Outcome
 from schemas.policy import Policy
 from schemas.request import Chat, ChatMessage
@@ -227,6 +228,30 @@ def test_when_no_breaker_opens_in_time_the_least_bad_is_called_all_the_same() ->
     result = settled(ended(work(), FailureKind.BREAKER_OPEN), opened(NOW + 60_000, "big", "tiny", "paid"))
     assert result.retry is not None
     assert (result.retry.target.forced, result.retry_at_ms) == (True, None)
+
+
+def test_a_node_that_is_lost_is_never_the_next_one_and_what_ran_there_may_have_cost_anything() -> None:
+    silent = NodeView(heard_ms=NOW - 9_000, models={"big": ModelState(provider="p"), "tiny": ModelState(provider="p")})
+    seen = world(POLICY, as_of_ms=NOW + 500, b=silent)
+    result = settled(ended(work(at=BIG_B, fallbacks=(TINY_B, BIG_A, PAID)), FailureKind.NODE_LOST), seen)
+    assert next_of(result) == ("big", "a", "next_target")
+    assert (result.booking, result.record.cost_usd) == ("wasted", Decimal(0)), (
+        "our own machine, where nothing has a price"
+    )
+    assert result.retry is not None
+    assert [a.node for a in result.retry.priors] == ["b"]
+    assert BIG_B not in result.retry.fallbacks
+    paid = settled(ended(work(at=PAID, fallbacks=(BIG_A,)), FailureKind.NODE_LOST))
+    assert (paid.booking, paid.record.cost_usd, paid.record.unpriced) == ("unknown", None, "no_usage")
+
+
+def test_work_that_a_lost_node_had_not_begun_is_no_attempt_and_may_come_back_last() -> None:
+    unbegun = ended(work(at=PAID, fallbacks=(BIG_A, BIG_B)), FailureKind.NODE_LOST).model_copy(update={"called": False})
+    result = settled(unbegun)
+    assert next_of(result) == ("big", "a", "next_target")
+    assert (result.booking, result.record.cost_usd) == ("wasted", Decimal(0))
+    assert result.retry is not None
+    assert (result.retry.priors, result.retry.fallbacks) == ((), (BIG_B, PAID))
 
 
 def test_a_request_that_was_called_off_gets_no_other_attempt() -> None:

@@ -9,7 +9,7 @@ from adapters.providers import Backend, Setup, build, residency
 from ops.keys import keys
 from router.attempt import Served
 from router.breaker import Breaker
-from router.core.residency import GB, ModelSpec, NodeState
+from router.core.residency import GB, NodeState, spec_of
 from router.errors import AttemptError, LlmbusError
 from router.executor import Executor
 from router.lane import Lane
@@ -77,11 +77,7 @@ class Bench:
             for name, model in self.models.items()
             if (held := self.residencies.get(model.provider)) and not held.fixed
         }
-        specs = [
-            ModelSpec(name, int(model.memory_gb * GB), model.tokens_per_s, model.slots, pinned=model.resident)
-            for name, model in self.models.items()
-            if name in homes
-        ]
+        specs = [spec_of(name, model) for name, model in self.models.items() if name in homes]
         memory_gb = self._policy.nodes[self._node].memory_gb
         total_bytes = look().memory_total_bytes or 0 if memory_gb is None else int(memory_gb * GB)
         here = all(

@@ -13,6 +13,8 @@ from subjects.grammar import URGENCIES, Urgency
 
 RECENT = 20
 """Attempts that count for a model's health."""
+AHEAD = 2
+"""More than it could hold next: a line that runs dry while the next is on its way would look like nothing to do."""
 NEWEST_WEIGHS = 0.2
 """Of an answer's speed in the average."""
 
@@ -38,7 +40,7 @@ class Seat:
     def room(self, urgency: Urgency) -> int:
         """How many more of this urgency the node may take."""
         if (scheduler := self.managed) is not None:
-            return scheduler.state.room(self.model, urgency)
+            return scheduler.state.room(self.model, urgency) + AHEAD
         return self.lane.room(urgency)
 
     def place(self, job: Job) -> AbstractAsyncContextManager[None]:

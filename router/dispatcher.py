@@ -120,6 +120,7 @@ class Dispatcher:
         """
         try:
             forwarded = send_work(self._bus, work)
+            self._book.sent(work.target)
         except TooLargeError as error:
             with suppress(ConflictError):  # of an earlier try
                 await recorded
@@ -153,6 +154,7 @@ class Dispatcher:
             work = _work(asked, world, ruling)
             if work is not None:
                 try:
+                    self._book.sent(work.target)
                     await send_work(self._bus, work)
                 except TooLargeError as error:
                     await self._too_large(asked, world, work.decision, error)

@@ -47,6 +47,7 @@ class Settler:
             await bury(self._bus, delivery, "bad_outcome", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
             return
         work = outcome.work
+        self._book.sent(work.target, -1)
         world = self._book.settling(work)
         settled = settle(outcome, world, self._book.in_force.policy)
         if settled.reply is not None and settled.reply.status != "ok" and await self._moved(work):
@@ -67,6 +68,7 @@ class Settler:
             self._book.retries.retried(self._bus.now_ms())
         await self._record(work, settled, retry.target)
         try:
+            self._book.sent(retry.target)
             await send_work(self._bus, retry, at_ms=settled.retry_at_ms)
         except TooLargeError as error:
             world = self._book.world(received_ms=work.received_ms, request_seq=work.request_seq)

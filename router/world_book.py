@@ -12,7 +12,7 @@ from router.ports import Bus, Headers
 from router.retry_budget import RetryBudget
 from schemas.heartbeat import Heartbeat
 from schemas.policy import Policy
-from schemas.work import WorkItem
+from schemas.work import Target, WorkItem
 from schemas.world import NodeView, World
 from subjects import is_token
 from subjects.streams import NODES_BUCKET
@@ -39,6 +39,7 @@ class WorldBook:
         self.in_force = policy
         self.cancels = Cancels(bus)
         self.retries = RetryBudget()
+        self._sent: dict[str, int] = {}
 
     def world(self, *, received_ms: int, request_seq: int, key: Key | None = None) -> World:
         """What is known now; with the request's `key`, whether it was called off."""
@@ -50,6 +51,7 @@ class WorldBook:
             policy=self.in_force.revision,
             cancelled=True if key in self.cancels else None,
             retries_left=None,
+            sent=self._sent or None,
             nodes=self._nodes,
         )
 
@@ -57,6 +59,12 @@ class WorldBook:
         """What is known now of a request that is under way."""
         world = self.world(received_ms=work.received_ms, request_seq=work.request_seq, key=(work.client, work.rid))
         return world.model_copy(update={"retries_left": self.retries.left(world.as_of_ms)})
+
+    def sent(self, target: Target, count: int = 1) -> None:
+        """Work went there, or with -1 came back. Between heartbeats a burst must not go all to the same node."""
+        place = f"{target.model}@{target.node}"
+        # A new dict each time: worlds that were handed out stay as they were.
+        self._sent = {**self._sent, place: self._sent.get(place, 0) + count}
 
     @property
     def nodes(self) -> Mapping[str, NodeView]:
@@ -86,3 +94,4 @@ class WorldBook:
         # A new dict each time: worlds that were handed out stay as they were.
         view = NodeView(heard_ms=heard_ms, draining=beat.draining, models=beat.models)
         self._nodes = {**self._nodes, node: view}
+        self._sent = {place: count for place, count in self._sent.items() if not place.endswith(f"@{node}")}

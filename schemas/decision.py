@@ -17,6 +17,7 @@ PassedOver = Literal[
     "node_draining",
     "model_unusable",
     "breaker_open",
+    "too_late",
     "context_too_long",
     "too_expensive",
     "tools_unsupported",

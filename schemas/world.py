@@ -26,4 +26,6 @@ class World(Wire):
     """True when the client has called it off."""
     retries_left: int | None = None
     """How many more calls of a target that has just failed the traffic of the last seconds allows; for settling."""
+    sent: dict[str, int] | None = None
+    """By `<model>@<node>`: what this router has sent there, less what came back, since the node was last heard."""
     nodes: dict[str, NodeView]

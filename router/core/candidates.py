@@ -17,7 +17,7 @@ TYPICAL_TOKENS_OUT = 500
 EXPENSIVE_USD_PER_MTOK = 5
 """From this output price on, a model is not for a tight budget."""
 PASSING: frozenset[PassedOver] = frozenset(
-    {"node_unknown", "node_silent", "node_draining", "model_unusable", "breaker_open", "overloaded"}
+    {"node_unknown", "node_silent", "node_draining", "model_unusable", "breaker_open", "overloaded", "too_late"}
 )
 """Reasons that may be gone in a moment."""
 
@@ -56,7 +56,16 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
                     absent.append((name, node, why))
             else:
                 state = world.nodes[node].models[name]
-                options.append(Option(name, model, node, state, position, tokens_in, tokens_out))
+                sent = world.sent.get(f"{name}@{node}", 0) if world.sent else 0
+                options.append(Option(name, model, node, state, position, tokens_in, tokens_out, sent))
+    left_ms = world.received_ms + request.deadline_ms - world.as_of_ms
+    in_time = [option for option in options if _in_time(option, left_ms)]
+    if in_time and len(in_time) < len(options):
+        for option in options:
+            if option not in in_time:
+                considered.append(Candidate(node=option.node, model=option.name, passed_over="too_late"))
+                absent.append((option.name, option.node, "too_late"))
+        options = in_time
     score = STRATEGIES[chosen.strategy]
     routed = [(round(score(option), 6), option) for option in options if option.position < len(chosen.models)]
     routed.sort(key=lambda pair: (-pair[0], pair[1].position, *_turn(pair[1], policy, world)))
@@ -118,11 +127,17 @@ def _too_expensive(request: LlmRequest, model: Model, tokens_in: int, tokens_out
 def _turn(option: Option, policy: Policy, world: World) -> Iterator[float]:
     """The order among equals: the policy's balance, then turn by turn."""
     if policy.balance == "least_loaded":
-        yield option.state.load
+        yield option.wait_ms
+        yield option.load
     elif policy.balance == "health_based":
         yield -option.state.health
     nodes = option.model.nodes
     yield (nodes.index(option.node) - world.request_seq) % len(nodes)
+
+
+def _in_time(option: Option, left_ms: float) -> bool:
+    """Whether it may be expected to answer within the time that is left; a stand-in takes none."""
+    return option.state.stand_in or option.wait_ms + option.generation_ms <= left_ms
 
 
 def target_of(name: str, model: Model, node: str) -> Target:

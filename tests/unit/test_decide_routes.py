@@ -42,14 +42,44 @@ def test_what_is_busy_is_not_quick() -> None:
     assert taken(ruled(policy, seen=world(policy, b=busy), preferences={"strategy": "speed"}))[0] == "paid@cloud"
 
 
+def test_a_node_that_holds_the_model_goes_before_one_that_must_load_it() -> None:
+    models = small().model_dump()["models"]
+    policy = small(models={**models, "big": {**models["big"], "memory_gb": 50}})
+    absent = NodeView(heard_ms=NOW, models={"big": state(in_memory="absent")})
+    held = NodeView(heard_ms=NOW, models={"big": state(in_memory="resident"), "tiny": state()})
+    assert taken(ruled(policy, "plan", world(policy, a=absent, b=held)))[0] == "big@b"
+    # A load of 25 s is still better than to wait for an answer of 50 s.
+    busy = NodeView(heard_ms=NOW, models={"big": state(in_memory="resident", running=1), "tiny": state()})
+    assert taken(ruled(policy, "plan", world(policy, a=absent, b=busy)))[0] == "big@a"
+
+
+def test_what_would_answer_too_late_gives_way_to_the_chain_and_is_asked_when_there_is_nobody_else() -> None:
+    policy = small(fallbacks={"default": ["paid"]})
+    full = NodeView(heard_ms=NOW, models={"big": state(running=1, waiting=5), "tiny": state()})
+    seen = world(policy, a=full, b=full)
+    decision = ruled(policy, "plan", seen)
+    assert taken(decision) == ("paid@cloud", "big@a", "big@b")
+    assert [c.passed_over for c in decision.candidates if c.model == "big"] == ["too_late", "too_late"]
+    assert taken(ruled(policy, "plan", seen, deadline_ms=1_000_000))[0] == "big@a"
+    assert taken(ruled(small(), "plan", world(small(), a=full, b=full)))[0] == "big@a"
+
+
+def test_what_was_sent_since_a_node_was_heard_counts_as_its_load() -> None:
+    policy = small()
+    seen = world(policy).model_copy(update={"sent": {"big@a": 1}})
+    assert taken(ruled(policy, "plan", seen))[0] == "big@b"
+    back = world(policy, a=NodeView(heard_ms=NOW, models={"big": state(running=1)}))
+    assert taken(ruled(policy, "plan", back.model_copy(update={"sent": {"big@a": -1, "big@b": 1}})))[0] == "big@a"
+
+
 @pytest.mark.parametrize(
     ("balance", "a", "first"),
     [
-        ("round_robin", state(running=9), "a"),
+        ("round_robin", state(running=1), "a"),
         ("least_loaded", state(running=1), "b"),
         ("least_loaded", state(waiting=1, slots=4), "b"),
         ("health_based", state(ok=1, failed=3), "b"),
-        ("health_based", state(running=9, ok=5), "a"),
+        ("health_based", state(running=1, ok=5), "a"),
     ],
 )
 def test_among_equals_the_balance_decides(balance: str, a: ModelState, first: str) -> None:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from schemas.heartbeat import ModelState
 from schemas.policy import Model
 
+LOAD_MS_PER_GB = 500
+"""As a node assumes until it has measured."""
+
 
 class Option(NamedTuple):
     """A place that could answer, and what scoring may know of it."""
@@ -19,6 +22,25 @@ class Option(NamedTuple):
     tokens_in: int
     tokens_out: int
     """The most it may say, or a typical answer."""
+    sent: int = 0
+    """What was sent there since its node was last heard, less what came back."""
+
+    @property
+    def load(self) -> float:
+        """Work per slot; 1 and more means: it would wait."""
+        state = self.state
+        return max(0, state.running + state.waiting + self.sent) / max(state.slots, 1)
+
+    @property
+    def generation_ms(self) -> float:
+        return self.tokens_out * 1000 / (self.state.tokens_per_s or self.model.tokens_per_s)
+
+    @property
+    def wait_ms(self) -> float:
+        """Until it would begin: what is before it, and the load if the model is not in memory."""
+        absent = self.state.in_memory not in (None, "resident")
+        load_ms = self.model.memory_gb * LOAD_MS_PER_GB if absent else 0.0
+        return int(self.load) * self.generation_ms + load_ms
 
 
 Strategy = Callable[[Option], float]

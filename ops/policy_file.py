@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 from yaml.reader import Reader
 
 from router.core.guardrails import GUARDRAILS
-from schemas.policy import Policy, one_of, problems
+from schemas.policy import Policy
+from schemas.policy_problems import one_of, problems
 
 MAX_CHARS = 250_000
 """Fits a message of 1 MiB, a broker's default, whatever the characters."""

@@ -18,7 +18,8 @@ from ops.prices import resolve
 from router.core.ledger import EVENTS as KINDS
 from router.core.ledger import By, Entry, Ledger, Row, rows, unknown
 from router.errors import LlmbusError
-from schemas.policy import Policy, one_of
+from schemas.policy import Policy
+from schemas.policy_problems import one_of
 from schemas.work import Unpriced
 from subjects import Event, parse
 from subjects.streams import EVENTS

@@ -24,6 +24,7 @@ from router.core.candidates import TYPICAL_TOKENS_OUT
 from router.core.waiting import Job
 from router.errors import AttemptError, BusError, LlmbusError, one_error, stop
 from router.ports import Bus, Delivery, Handler, Stored
+from router.pulse import Pulse
 from router.reporting import Reporter
 from router.seat import Seat
 from router.shifts import Shifts, Source
@@ -32,17 +33,14 @@ from schemas.heartbeat import Heartbeat, Host
 from schemas.outcome import AttemptTimings, Outcome
 from schemas.work import WorkItem, attempt_id
 from subjects.grammar import URGENCIES, Urgency
-from subjects.streams import NODES_BUCKET, ConsumerSpec, work_consumer
+from subjects.streams import ConsumerSpec, work_consumer
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_S = 1.0
 WORKING_S = 2.0
 """A third of the acknowledgement time."""
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
-BACKLOG_MS = 2_000
-"""What comes so soon after a silence of ours may have been on its way since before it."""
 
 
 class _HandedBackError(LlmbusError):
@@ -81,11 +79,10 @@ class Executor:
         self._seats = seats
         self._reporter = Reporter(bus, node)
         self._cancels = Cancels(bus, self._recall)
+        self._pulse = Pulse(bus, self.state, silent_ms)
         self._instance = instance
         self._version = version
         self._max_deliveries = max_deliveries
-        self._silent_ms = silent_ms
-        """After so long without a word from us, routers move our work."""
         self._host = host
         self._in_hand: dict[int, _InHand] = {}
         """By sequence."""
@@ -98,10 +95,6 @@ class Executor:
                 for lane in [work_consumer(node, model, urgency)]
             ],
         )
-        self._told_ms: int | None = None
-        """When we last said that we are there."""
-        self._returned_ms = 0
-        """When we did so after a silence for which our work may have been moved."""
 
     def serve(self, model: str, served: Served) -> None:
         self._seats[model].served = served
@@ -111,7 +104,7 @@ class Executor:
         """Take work until the context ends; then drain, for as long as that may take."""
         with one_error():
             async with asyncio.TaskGroup() as tasks:
-                own = [tasks.create_task(self._beat_for_ever()), tasks.create_task(self._keep_working())]
+                own = [tasks.create_task(self._pulse.run(self._cut_off)), tasks.create_task(self._keep_working())]
                 try:
                     async with self._cancels.listening(), self._shifts.running():
                         await self.resume()
@@ -126,12 +119,12 @@ class Executor:
         """Take nothing new, hand back what waits for a place, and say so; what runs goes on."""
         self._shifts.end()
         self._hand_back(lambda held: not held.running)
-        await self.beat()
+        await self._pulse.beat()
 
     async def resume(self) -> None:
         """Take work again, while what ran before goes on. Raises LlmbusError when the bus does not let us."""
         await self._shifts.begin()
-        await self.beat()
+        await self._pulse.beat()
 
     def _handler(self, seat: Seat, lane: ConsumerSpec, urgency: Urgency) -> Handler:
         async def handle(delivery: Delivery) -> None:
@@ -163,6 +156,10 @@ class Executor:
         for held in self._in_hand.values():
             if which(held):
                 held.hand_back()
+
+    def _cut_off(self) -> None:
+        """For so long that our work will have been moved. What nobody else can take stays ours, running too."""
+        self._hand_back(lambda held: held.movable or not held.running)
 
     def _recall(self, key: Key) -> None:
         """Its client called it off: stop what is in hand of it."""
@@ -202,7 +199,7 @@ class Executor:
                     raise _HandedBackError from None
                 await self._reporter.ended(self._unanswered(seat, work, delivery, *_never_started(held.recall)))
                 return
-            if self._may_be_moved(held) and await self._done_before(seat, work):
+            if self._pulse.may_be_moved(held.taken_ms) and await self._done_before(seat, work):
                 return
             if held.handed_back:
                 raise _HandedBackError
@@ -218,11 +215,6 @@ class Executor:
             await insist(partial(self._reporter.started, work, ended, seat.served.provider_name, work.sent_ms))
         return ended is not None
 
-    def _may_be_moved(self, held: _InHand) -> bool:
-        """It came before we were silent for too long, or was on its way: this process slept, or was cut off."""
-        silent_now = self._told_ms is not None and self._bus.now_ms() - self._told_ms > self._silent_ms
-        return silent_now or held.taken_ms < self._returned_ms + BACKLOG_MS
-
     async def _attempt(self, seat: Seat, work: WorkItem, held: _InHand) -> None:
         """One call of the provider, if it may be made, and its outcome stored."""
         now_ms, served, delivery = self._bus.now_ms(), seat.served, held.delivery
@@ -231,7 +223,7 @@ class Executor:
             await self._reporter.ended(self._unanswered(seat, work, delivery, *permit))
             return
         if permit == "probe":
-            await self.beat()
+            await self._pulse.beat()
         attempt = attempt_id(work.attempt, delivery.delivered)
         record = partial(self._reporter.started, work, attempt, served.provider_name, now_ms)
         recorded: Awaitable[Stored] | None = record()
@@ -246,7 +238,7 @@ class Executor:
             raise _HandedBackError
         seat.ended(tried)
         if changed:
-            await self.beat()  # ahead of the outcome, so that whoever settles it knows
+            await self._pulse.beat()  # ahead of the outcome, so that whoever settles it knows
         await self._reporter.ended(
             Outcome(
                 work=work,
@@ -297,27 +289,6 @@ class Executor:
             models={model: seat.state() for model, seat in self._seats.items()},
             **self._host().model_dump(),
         )
-
-    async def beat(self) -> None:
-        """Say once how this node is. Without a connection nobody would hear it."""
-        if not self._bus.link().up:
-            return
-        now_ms = self._bus.now_ms()
-        if self._told_ms is not None and now_ms - self._told_ms > self._silent_ms:
-            self._returned_ms = now_ms
-        self._told_ms = now_ms
-        await self._bus.tell(f"$KV.{NODES_BUCKET}.{self.node}", self.state().encode())
-
-    async def _beat_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            if self._told_ms is None:
-                continue  # it begins to take work
-            await self.beat()
-            link = self._bus.link()
-            if not link.up and self._bus.now_ms() - link.since_ms > self._silent_ms:
-                # What nobody else can take stays ours, and so does what runs of it.
-                self._hand_back(lambda held: held.movable or not held.running)
 
     async def _keep_working(self) -> None:
         """What is in hand, waiting or running, stays ours."""

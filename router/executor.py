@@ -9,7 +9,7 @@ will have moved it.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 WORKING_S = 2.0
 """A third of the acknowledgement time."""
+COUNT_S = 0.5
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
 
@@ -104,7 +105,10 @@ class Executor:
         """Take work until the context ends; then drain, for as long as that may take."""
         with one_error():
             async with asyncio.TaskGroup() as tasks:
-                own = [tasks.create_task(self._pulse.run(self._cut_off)), tasks.create_task(self._keep_working())]
+                own = [
+                    tasks.create_task(each)
+                    for each in (self._pulse.run(self._cut_off), self._keep_working(), self._count_for_ever())
+                ]
                 try:
                     async with self._cancels.listening(), self._shifts.running():
                         await self.resume()
@@ -289,6 +293,18 @@ class Executor:
             models={model: seat.state() for model, seat in self._seats.items()},
             **self._host().model_dump(),
         )
+
+    async def _count_for_ever(self) -> None:
+        """What stands behind a line that is full: its deliveries told, but none comes while it is."""
+        while True:
+            await asyncio.sleep(COUNT_S)
+            for model, seat in self._seats.items():
+                for urgency in URGENCIES:
+                    if seat.room(urgency) <= 0:
+                        with suppress(BusError):
+                            seat.stands_behind(
+                                urgency, await self._bus.waiting(work_consumer(self.node, model, urgency))
+                            )
 
     async def _keep_working(self) -> None:
         """What is in hand, waiting or running, stays ours."""

@@ -134,6 +134,9 @@ class Bus(Protocol):
         that is given is called: more may be taken. Leaving stops taking, then waits for the handlers under way.
         """
 
+    async def waiting(self, spec: ConsumerSpec) -> int:
+        """How many messages of a consumer nobody was handed yet. Raises UnavailableError."""
+
     def listen(
         self, subject: str, on_message: Callable[[str, bytes, Headers], None]
     ) -> AbstractAsyncContextManager[None]:

@@ -86,6 +86,13 @@ class JetStreamBus:
             finally:
                 self._pulls.discard(pull)
 
+    async def waiting(self, spec: ConsumerSpec) -> int:
+        subject = f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.name}"
+        info = await self._request(subject, {})
+        if "num_pending" not in info:
+            raise UnavailableError(subject, "there is no such consumer")
+        return int(str(info["num_pending"]))
+
     @asynccontextmanager
     async def listen(self, subject: str, on_message: Callable[[str, bytes, Headers], None]) -> AsyncIterator[None]:
         async def received(msg: Msg) -> None:

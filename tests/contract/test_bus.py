@@ -190,6 +190,20 @@ async def test_a_delivery_knows_where_it_comes_from(nats_url: str) -> None:
         assert abs(delivery.timestamp_ms - bus.now_ms()) < 5_000
 
 
+async def test_what_nobody_was_handed_yet_is_counted(nats_url: str) -> None:
+    spec, subject = lane()
+    async with open_bus(nats_url, name="test", make=True) as bus:
+        with pytest.raises(UnavailableError):
+            await bus.waiting(spec)
+        for n in range(3):
+            await bus.publish(f"{subject.removesuffix('r1')}r{n}", b"x")
+        inbox = Inbox()
+        async with bus.consume(spec, inbox, batch=lambda: 1 - inbox.came.qsize()):
+            await inbox.next()
+            inbox.came.put_nowait(await inbox.next())
+            assert await bus.waiting(spec) == 1
+
+
 async def test_an_acknowledgement_that_is_awaited_has_arrived(nats_url: str) -> None:
     spec, subject = lane()
     async with open_bus(nats_url, name="test", make=True) as bus:

@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python -m tests.bench.bus
 	$(BIN)/python -m tests.bench.failover
 	$(BIN)/python -m tests.bench.swap
+	$(BIN)/python -m tests.bench.idle
 
 # The newest releases that are at least a week old, for every platform; needs uv.
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --universal --generate-hashes --no-emit-index-url \

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 LOOK_S: Final = 5.0
 RETRY_MS: Final = 30_000
 """What a model whose load failed is left alone for."""
+ONE_TOKEN_MS: Final = 10_000
+"""What a model that was silent has for one token, alone and in memory; then it hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Scheduler:
         self._free_bytes = free_bytes
         self._turns: dict[int, asyncio.Future[None]] = {}
         """By ticket, of those that wait."""
+        self._silent: set[str] = set()
+        """Models whose latest attempt brought nothing: a backend calls one loaded though what runs it hangs."""
         self._tasks: asyncio.TaskGroup | None = None
         self._changes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -94,10 +98,23 @@ class Scheduler:
         self.state.behind(model, urgency, count)
         self.settle()
 
+    def heard(self, model: str, failure: Failure | None) -> None:
+        """How an attempt ended. One that was silent is checked as soon as nothing runs on it."""
+        if failure is None:
+            self._silent.discard(model)
+        elif failure.kind is FailureKind.SILENCE:
+            self._silent.add(model)
+
     def settle(self) -> None:
         """Do what the state asks for until it asks for nothing more."""
         if self._tasks is None:
             return
+        for name in tuple(self._silent):
+            if not self.state.models[name].running:
+                self._silent.discard(name)
+                if self.state.models[name].phase == "resident":
+                    self.state.check_began(name)
+                    self._change(self._tasks, self._check(name))
         while (orders := schedule(self.state, self._now_ms())).acts:
             self._follow(orders, self._tasks)
         self.orders = orders
@@ -143,6 +160,18 @@ class Scheduler:
             # Others may have it in memory, or be able to: nobody waits here for a load that may fail again.
             for job in tuple(self.state.queue.jobs(name)):
                 self._refuse(job.ticket, failure)
+        self.settle()
+
+    async def _check(self, name: str) -> None:
+        home = self._homes[name]
+        try:
+            await home.residency.generates(home.backend, ONE_TOKEN_MS)
+        except AttemptError as error:
+            log.warning("model.wedged", model=name, why=error.failure.message)
+            self.state.unload_began(name, self.state.coming)
+            await self._unload(name)
+            return
+        self.state.checked(name)
         self.settle()
 
     async def _unload(self, name: str) -> None:

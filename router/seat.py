@@ -61,6 +61,8 @@ class Seat:
 
     def ended(self, tried: Tried) -> None:
         self.recent = [*self.recent[-RECENT + 1 :], tried.failure is None]
+        if (scheduler := self.managed) is not None:
+            scheduler.heard(self.model, tried.failure)
         if not self.served.stand_in and (rate := tried.tokens_per_s):
             before = self.tokens_per_s or rate
             self.tokens_per_s = before + NEWEST_WEIGHS * (rate - before)

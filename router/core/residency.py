@@ -3,6 +3,7 @@
     arrived / withdrawn        a request stands in the queue, or no longer does
     started / finished         a request generates, or no longer does
     load_began / loaded / load_failed / unload_began / unloaded
+    check_began / checked      it may hang, and is as good as loading until it was found well
     measured                   how much memory the machine has left
 
 `schedule` reads this and changes nothing; whoever follows its orders reports here what was done.
@@ -210,6 +211,16 @@ class NodeState:
         """It is not in memory; no load is tried before `retry_ms`."""
         self.unloaded(name)
         self.models[name].retry_ms = retry_ms
+
+    def check_began(self, name: str) -> None:
+        """Nothing starts on it, and it does not go for others: it may hang, though the backend calls it loaded."""
+        if self.models[name].running:
+            raise ValueError(f"{name} is generating and would let the check wait")
+        self.models[name].phase = "loading"
+
+    def checked(self, name: str) -> None:
+        """It was found well."""
+        self.models[name].phase = "resident"
 
     def unload_began(self, name: str, made_room_for: str | None = None) -> None:
         if self.models[name].running:

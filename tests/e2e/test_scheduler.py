@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from ops.compose import node
 from schemas import Heartbeat, LlmRequest, Reply
@@ -15,6 +17,7 @@ from tests.support.inside import Inside, inside
 
 SIZES_GB = {"architect": 5.0, "coder": 4.0, "reviewer": 1.5}
 MACHINE_GB = 8.0
+FIRST_TOKEN_MS = 1_500
 FREE = {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0}
 
 
@@ -37,7 +40,7 @@ def policy(url: str, **fallbacks: list[str]) -> str:
     models = {
         name: {
             "nodes": ["mini"], "provider": "ollama", "backend": f"{name}:x", "memory_gb": gb, "context_tokens": 8_000,
-            "quality": 0.5, "tokens_per_s": 1000, "price": FREE,
+            "quality": 0.5, "tokens_per_s": 1000, "price": FREE, "first_token_ms": FIRST_TOKEN_MS,
         }
         for name, gb in SIZES_GB.items()
     }  # fmt: skip
@@ -51,6 +54,7 @@ def policy(url: str, **fallbacks: list[str]) -> str:
             "capabilities": {"chat": {"models": ["coder"]}},
             "default": {"models": ["coder"]},
             "fallbacks": {"default": [], **fallbacks},
+            "limits": {"breaker_open_ms": 100},
         }
     )
 
@@ -122,3 +126,32 @@ async def test_a_request_called_off_while_its_model_loads_is_answered_and_leaves
         here.ollama.load_gate.set()
         await asyncio.gather(asked, return_exceptions=True)
         assert (await here.ask("coder")).status == "ok"
+
+
+async def asked_until_it_answers(here: Machine, model: str) -> None:
+    """Its breaker opened with the silence, and closes soon."""
+    async with asyncio.timeout(10):
+        while (await here.ask(model)).model != model:
+            pass
+
+
+async def test_a_model_that_hangs_is_unloaded_and_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.scheduler.ONE_TOKEN_MS", 50)
+    async with machine(default=["echo"]) as here:
+        here.ollama.faults.extend(["stall_first", "stall_first"])
+        with capture_logs() as logs:
+            assert (await here.ask("coder")).model == "echo"
+            await asked_until_it_answers(here, "coder")
+        (wedged,) = (line for line in logs if line["event"] == "model.wedged")
+        assert wedged["model"] == "coder"
+        assert "generated nothing for 50 ms" in wedged["why"]
+        assert here.ollama.loads == ["coder:x", "coder:x"]
+
+
+async def test_a_model_that_was_silent_once_and_is_well_stays() -> None:
+    async with machine(default=["echo"]) as here:
+        here.ollama.faults.append("stall_first")
+        assert (await here.ask("coder")).model == "echo"
+        await asked_until_it_answers(here, "coder")
+        assert [chat["options"].get("num_predict") for chat in here.ollama.chats] == [None, 1, None]
+        assert here.ollama.loads == ["coder:x"]

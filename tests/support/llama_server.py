@@ -19,6 +19,7 @@ from tests.support.bus import free_port
 
 MODEL: Final = "tiny"
 PATIENCE_S: Final = 30.0
+NOT_HERE: Final = "there is no llama-server: set LLAMA_SERVER to one, or have llama.cpp's on the PATH"
 
 
 @dataclass(slots=True)
@@ -92,6 +93,11 @@ class LlamaServer:
                 await asyncio.sleep(0.01)
 
 
+def binary() -> str | None:
+    """Where there is one."""
+    return os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
+
+
 @asynccontextmanager
 async def llama_server(model: Path, *, context: int = 4096) -> AsyncIterator[LlamaServer]:
     """Started, and perhaps still loading. Skips the test where there is none."""
@@ -113,12 +119,12 @@ async def llama_router(models: Path, *more: str, places: int = 1) -> AsyncIterat
 
 @asynccontextmanager
 async def _serving(*wanted: str) -> AsyncIterator[LlamaServer]:
-    binary = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-    if binary is None:
-        pytest.skip("there is no llama-server: set LLAMA_SERVER to one, or have llama.cpp's on the PATH")
+    path = binary()
+    if path is None:
+        pytest.skip(NOT_HERE)
     port = free_port()
     command = [
-        binary, *wanted, "--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "--no-webui",
+        path, *wanted, "--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "--no-webui",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="llmbus-llama-") as directory:
         server = LlamaServer(command, f"http://127.0.0.1:{port}", Path(directory) / "log")

@@ -119,7 +119,7 @@ class Clock:
 
 
 class VirtualNode:
-    """`run` plays everything; `take` and `leave` are for those who play with several nodes."""
+    """`run` plays everything; `take`, `hand_back`, `sleep` and `leave` are for those who play with several nodes."""
 
     def __init__(
         self, specs: Sequence[ModelSpec], total_bytes: int, *, rules: Rules | None = None,
@@ -136,6 +136,9 @@ class VirtualNode:
         self._timers: set[int] = set()
         self._follow_ups: dict[int, Ask] = {}
         self._gone = False
+        self._asleep = False
+        self._missed: list[Callable[[], None]] = []
+        """What would have happened while it slept."""
         self._pulls = pulls
         self._bus: dict[tuple[str, Urgency], deque[Fate]] = defaultdict(deque)
 
@@ -187,16 +190,39 @@ class VirtualNode:
         self.clock.touched[self] = None
         self.state.measured(free_bytes)
 
-    def leave(self) -> list[Fate]:
-        """Gone without a word; what it had in hand, waiting or running, is for others."""
+    @property
+    def in_hand(self) -> list[Fate]:
+        """What waits or runs here."""
+        waiting, fates = self.state.queue, self.run_log.fates.values()
+        return [fate for fate in fates if fate.job.ticket in waiting or (fate.starts and fate.ended_ms is None)]
+
+    def hand_back(self, tickets: Iterable[int]) -> list[int]:
+        """Those of them that wait here, which they no longer do."""
+        self.clock.touched[self] = None
+        return [ticket for ticket in tickets if self.state.withdrawn(ticket)]
+
+    def sleep(self) -> None:
+        """As with SIGSTOP: nothing happens here until it wakes; then it does, late."""
+        self._asleep = True
+
+    def wake(self) -> None:
+        self.clock.touched[self] = None
+        self._asleep = False
+        missed, self._missed = self._missed, []
+        for event in missed:
+            event()
+
+    def leave(self) -> None:
+        """Gone without a word."""
         self._gone = True
-        return [fate for fate in self.run_log.fates.values() if fate.ended_ms is None and fate.refusal is None]
 
     def _later(self, after_ms: int, event: Callable[[], None]) -> None:
         """Nothing happens any more on a node that has gone."""
 
         def happens() -> None:
-            if not self._gone:
+            if self._asleep:
+                self._missed.append(event)
+            elif not self._gone:
                 self.clock.touched[self] = None
                 event()
 
@@ -204,7 +230,7 @@ class VirtualNode:
 
     def settle(self) -> None:
         """Do what the scheduler says until it has nothing more to say, and ask again when it wants to be asked."""
-        if self._gone:
+        if self._gone or self._asleep:
             return
         while (orders := self._scheduler(self.state, self.now_ms)).acts:
             self.run_log.orders.append((self.now_ms, orders))

@@ -208,3 +208,24 @@ def test_a_model_of_the_policy_as_the_scheduler_sees_it() -> None:
     spec = spec_of("judge", model)
     assert spec == ModelSpec("judge", 5_500_000_000, 35, slots=4, context_tokens=16_000, pinned=True)
     assert NodeState([spec], 24 * GB).models["judge"].memory_bytes == 5_500_000_000
+
+
+def test_what_is_checked_starts_nothing_and_does_not_go_until_it_was_found_well() -> None:
+    desk = Desk()
+    desk.hold("coder")
+    free_bytes = desk.node.free_bytes
+    desk.node.check_began("coder")
+    ticket = desk.ask("coder")
+    desk.ask("architect")
+    assert not desk.orders.acts
+    desk.node.checked("coder")
+    assert desk.started == [ticket]
+    assert desk.node.free_bytes == free_bytes
+
+
+def test_what_generates_is_not_checked() -> None:
+    desk = Desk()
+    desk.hold("coder")
+    desk.run("coder")
+    with pytest.raises(ValueError, match="coder is generating"):
+        desk.node.check_began("coder")

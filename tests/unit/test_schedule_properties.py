@@ -1,11 +1,10 @@
-"""Whatever is asked of a node, however nodes come and go: nothing is lost, doubled or kept waiting for nothing.
+"""Whatever is asked of a node: nothing is lost, doubled or kept waiting for nothing.
 
 The virtual node itself asserts on every order: never over memory, nothing unloaded that generates or is pinned, one
 change at a time, no start without a free slot of a model in memory.
 """
 
 import random
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,13 +14,12 @@ from hypothesis import strategies as st
 from router.core.orders import Orders
 from router.core.residency import BOUNDS_MS, GB, ModelSpec, NodeState, Rules
 from router.core.schedule import schedule
-from router.core.waiting import Job
 from subjects.grammar import URGENCIES, Urgency
 from tests.bench.swap_figures import figures
 from tests.bench.swap_traces import MODELS, TOTAL_BYTES, in_turn, poisson, small
 from tests.support.optimum import Goal, Optimum
 from tests.support.schedulers import fifo, lru, ollama
-from tests.support.virtual_node import FOREVER_MS, Ask, Clock, Fate, Run, VirtualNode
+from tests.support.virtual_node import FOREVER_MS, Ask, Run, VirtualNode
 
 SPECS = st.lists(
     st.builds(
@@ -173,67 +171,6 @@ def test_the_optimum_of_three_requests_by_hand() -> None:
     asks = [Ask(0, "architect", 100), Ask(0, "coder", 300), Ask(0, "coder", 300)]
     assert Optimum(MODELS, TOTAL_BYTES, asks, "last").best(10**12) == 60_000
     assert Optimum(MODELS, TOTAL_BYTES, asks, "mean").best(10**12) == 19_500 + 29_500 + 60_000
-
-
-class Fleet:
-    """Nodes that come, leave and die on one clock; work in flight on one that went is given to another."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self.chance = chance
-        self.clock = Clock()
-        self.nodes: list[VirtualNode] = []
-        self.homeless: list[Fate] = []
-        self.answered: Counter[int] = Counter()
-
-    def ask(self, ticket: int) -> None:
-        model = self.chance.choice(MODELS).name
-        tokens = self.chance.randint(20, 400)
-        job = Job(ticket, model, self.chance.choice(URGENCIES), self.clock.now_ms, FOREVER_MS, tokens)
-        self.place(Fate(job, tokens))
-
-    def place(self, fate: Fate) -> None:
-        if not self.nodes:
-            self.homeless.append(fate)
-            return
-        node = self.chance.choice(self.nodes)
-        assert node.take(fate)
-        assert not node.take(fate)  # delivered twice, taken once
-
-    def join(self) -> None:
-        self.nodes.append(VirtualNode(MODELS, TOTAL_BYTES, clock=self.clock))
-        homeless, self.homeless = self.homeless, []
-        for fate in homeless:
-            self.place(fate)
-
-    def leave(self) -> None:
-        if not self.nodes:
-            return
-        node = self.nodes.pop(self.chance.randrange(len(self.nodes)))
-        in_hand = node.leave()
-        self.count(node)
-        for fate in in_hand:
-            self.place(Fate(fate.job, fate.tokens))
-
-    def count(self, node: VirtualNode) -> None:
-        self.answered.update(fate.job.ticket for fate in node.run_log.served if fate.ended_ms is not None)
-
-
-@given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
-def test_500_joins_and_leaves_lose_nothing_and_double_nothing(seed: int) -> None:
-    chance = random.Random(seed)
-    fleet = Fleet(chance)
-    for at in range(500):
-        come = chance.random() < (0.7 if len(fleet.nodes) < 3 else 0.3)
-        fleet.clock.at(chance.randint(0, 20_000_000), fleet.join if come or at < 3 else fleet.leave)
-    for ticket in range(400):
-        fleet.clock.at(chance.randint(0, 20_000_000), lambda ticket=ticket: fleet.ask(ticket))  # type: ignore[misc]
-    fleet.clock.at(20_000_001, fleet.join)
-    while fleet.clock.step():
-        pass
-    for node in fleet.nodes:
-        fleet.count(node)
-    assert fleet.answered == Counter(range(400))
 
 
 @given(st.lists(st.tuples(st.integers(0, 64), st.integers(0, 600_000)), max_size=20), st.integers(0, 2**32))

@@ -10,9 +10,11 @@ import pytest
 
 from adapters.bus import open_bus
 from adapters.client import Client
+from ops.broker import server_path
 from schemas import AttemptEnded
 from tests.chaos.test_lost_node import BEAT_MS, SILENT_MS, TWO_NODES, Stage
-from tests.support.two_machines import Table, table, two_machines
+from tests.support.bus import Role
+from tests.support.two_machines import NATS, Table, table, two_machines
 
 ACK_WAIT_MS = 6_000
 
@@ -50,20 +52,19 @@ async def test_the_laptop_is_away_for_longer_than_its_acknowledgements_and_comes
     with table() as cable:
         async with stage(cable, tmp_path) as on:
             tickets = await on.submit(6, first_ms=12_000)
-            await on.started(2)
+            waits = await on.submit(3, first_ms=12_000, capability="only", first=6)
+            await on.started(4)
             await on.waiting("alpha", "coder", 4)
             await on.start("beta")
             cable.pull()
             last_ms = (await on.heartbeat("alpha")).timestamp_ms
-            replies = await on.answers(tickets)
-            assert {reply.node for reply in replies} == {"beta"}, "the mini needs no cable to reach its own hub"
-            waits = await on.submit(3, first_ms=200, capability="only", first=6)
+            for ticket in tickets:
+                assert (await on.client.result_of(ticket)).node == "beta", "the mini needs no cable to its own hub"
             await until(on, last_ms + SILENT_MS + 2 * ACK_WAIT_MS)
             await on.queued("alpha", 3)
             cable.plug()
-            back = await asyncio.gather(*(on.client.result_of(ticket) for ticket in waits))
-            assert {reply.node for reply in back} == {"alpha"}
-            assert [reply.message.content for reply in back if reply.message] == ["답 6", "답 7", "답 8"]
+            replies = await on.answers([*tickets, *waits])
+            assert [reply.node for reply in replies[6:]] == ["alpha"] * 3
             await once_each(on, 9)
 
 
@@ -107,9 +108,40 @@ async def test_what_the_page_ends_with(tmp_path: Path) -> None:
             assert await answered_by(cable, cable.laptop, 6) == {"alpha", "beta"}
 
 
-async def answered_by(cable: Table, machine: str, count: int) -> set[str]:
+async def leaf_is_up(directory: Path) -> None:
+    """It has made, and not lost, a link to the hub; it tries again every second."""
+    while True:
+        log = (directory / "leaf.log").read_text()
+        if log.count("Leafnode connection created") > log.count("Leafnode connection closed"):
+            return
+        await asyncio.sleep(0.1)
+
+
+async def answered_by(cable: Table, machine: str, count: int, *more: str) -> set[str]:
     said = [
-        await asyncio.to_thread(cable.ask, machine, "ask", f"항구에 대한 하이쿠 {n}", "--capability", "code")
+        await asyncio.to_thread(cable.ask, machine, "ask", f"항구에 대한 하이쿠 {n}", "--capability", "code", *more)
         for n in range(count)
     ]
     return {node for each in said for node in re.findall(r"^coder@(\w+)", each, re.MULTILINE)}
+
+
+async def test_a_caller_on_the_leaf_is_answered_by_both_and_again_once_the_cable_is_back(tmp_path: Path) -> None:
+    with table() as cable:
+        async with stage(cable, tmp_path) as on:
+            await on.start("beta")
+            leaf = Role(cable.on(cable.laptop, server_path(), "-c", str(NATS / "leaf.conf")), tmp_path / "leaf.log")
+            leaf.start()
+            try:
+                await leaf_is_up(tmp_path)
+                here = ("--nats-url", "nats://127.0.0.1:4222")
+                assert await answered_by(cable, cable.laptop, 4, *here) == {"alpha", "beta"}
+                said = await asyncio.to_thread(cable.ask, cable.laptop, "nodes", *here)
+                assert re.search(r"^alpha .*heard", said, re.MULTILINE)
+                cable.pull()
+                await until(on, (await on.heartbeat("alpha")).timestamp_ms + SILENT_MS)
+                cable.plug()
+                await heard_again(on, "alpha")
+                await leaf_is_up(tmp_path)
+                assert await answered_by(cable, cable.laptop, 4, *here) == {"alpha", "beta"}
+            finally:
+                leaf.stop()

@@ -51,29 +51,31 @@ async def until(on: Stage, broker_ms: int) -> None:
 async def test_the_laptop_is_away_for_longer_than_its_acknowledgements_and_comes_back(tmp_path: Path) -> None:
     with table() as cable:
         async with stage(cable, tmp_path) as on:
-            tickets = await on.submit(6, first_ms=12_000)
-            waits = await on.submit(3, first_ms=12_000, capability="only", first=6)
-            await on.started(4)
-            await on.waiting("alpha", "coder", 4)
+            tickets = await on.submit(2, first_ms=12_000)
+            waits = await on.submit(2, first_ms=12_000, capability="only", first=6)
+            await on.started(4)  # two routers keep no order: what is quick comes after
+            tickets += await on.submit(4, first_ms=200, first=2)
+            await on.queued("alpha", 8)
             await on.start("beta")
             cable.pull()
             last_ms = (await on.heartbeat("alpha")).timestamp_ms
             for ticket in tickets:
                 assert (await on.client.result_of(ticket)).node == "beta", "the mini needs no cable to its own hub"
             await until(on, last_ms + SILENT_MS + 2 * ACK_WAIT_MS)
-            await on.queued("alpha", 3)
+            await on.queued("alpha", 2)
             cable.plug()
             replies = await on.answers([*tickets, *waits])
-            assert [reply.node for reply in replies[6:]] == ["alpha"] * 3
-            await once_each(on, 9)
+            assert [reply.node for reply in replies[6:]] == ["alpha"] * 2
+            await once_each(on, 8)
 
 
 async def test_a_cable_pulled_and_put_back_at_once_costs_no_answer(tmp_path: Path) -> None:
     with table() as cable:
         async with stage(cable, tmp_path) as on:
-            tickets = await on.submit(6, first_ms=3_000)
+            tickets = await on.submit(2, first_ms=3_000)
             await on.started(2)
-            await on.waiting("alpha", "coder", 4)
+            tickets += await on.submit(4, first_ms=200, first=2)
+            await on.queued("alpha", 6)
             cable.pull()
             await until(on, (await on.heartbeat("alpha")).timestamp_ms + 2 * BEAT_MS)
             cable.plug()

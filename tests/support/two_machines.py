@@ -12,7 +12,7 @@ from adapters.bus import connect, provision
 from ops.broker import server_path
 from ops.policy_store import PolicyStore
 from subjects.streams import POLICY_BUCKET
-from tests.support.bus import LLMBUS, LiveBus, Role, _ready, environment
+from tests.support.bus import LLMBUS, LiveBus, Role, environment, ready
 
 NATS = Path(__file__).resolve().parents[2] / "ops/nats"
 HUB_ADDRESS = "169.254.19.104"
@@ -114,7 +114,7 @@ async def two_machines(on: Table, directory: Path, policy: Path, nodes: dict[str
     live = LiveBus(f"nats://{on.hub_seen}:4222", directory, roles)
     roles["nats"].start()
     try:
-        await _ready(live, nc_wait_s=10)
+        await ready(live, nc_wait_s=10)
         async with connect(live.url, name="test set-up", wait_s=10) as client:
             await provision(client)
             await PolicyStore(await client.jetstream().key_value(POLICY_BUCKET)).apply(policy.read_text(), policy.name)

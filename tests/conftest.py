@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 NATS_IMAGE = "nats:2"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "netns: makes network namespaces, which needs Linux, `ip` and root")
+
+
 @pytest.fixture
 def broker() -> Iterator[OwnBroker]:
     """A nats-server that the test may kill."""

@@ -134,7 +134,7 @@ async def live_bus(
         processes(Path(directory), routers=routers, nodes=(*nodes, *later)) as bus,
     ):
         async with connect(bus.url, name="test set-up", wait_s=10) as nc:
-            await _ready(bus, nc_wait_s=10)
+            await ready(bus, nc_wait_s=10)
             await provision(nc)
             store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
             await store.apply(policy.read_text(), policy.name)
@@ -148,7 +148,7 @@ async def live_bus(
         yield bus
 
 
-async def _ready(bus: LiveBus, *, nc_wait_s: float) -> None:
+async def ready(bus: LiveBus, *, nc_wait_s: float) -> None:
     """JetStream answers."""
     deadline = time.monotonic() + nc_wait_s
     while True:

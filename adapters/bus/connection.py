@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit, urlunsplit
 
 import nats
 import nats.errors
@@ -71,6 +72,12 @@ async def _unused(_msg: Msg) -> None:
     """A direct subscription's messages never get as far as a callback."""
 
 
+def without_secrets(url: str) -> str:
+    """A url may be written with a password, or with a key in its query; fit to be told."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 @asynccontextmanager
 async def connect(
     url: str,
@@ -123,10 +130,11 @@ async def connect(
         await client.close()
         if isinstance(error, TimeoutError | OSError | nats.errors.Error):
             words = f"no nats-server answers within {wait_s:g} s; start one with `llmbus up` or set NATS_URL"
-            raise UnavailableError(url, words) from error
+            raise UnavailableError(without_secrets(url), words) from error
         raise
     try:
         yield client
     finally:
         closing = True
-        await client.close()
+        with suppress(RuntimeError):  # which uvloop raises for a connection that is cut and closed already
+            await client.close()

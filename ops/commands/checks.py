@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import nats.errors
 from rich.text import Text
 
-from adapters.bus import JetStreamBus, connect
+from adapters.bus import JetStreamBus, connect, without_secrets
 from ops.bench import Bench
 from ops.broker import BrokerError, server_path
 from ops.compose import policy_store, shipped_policy
@@ -63,7 +63,7 @@ async def _bus(url: str) -> tuple[Policy, list[Check]]:
     shipped = load_policy(shipped_policy(), "ops/policy.yaml")
     try:
         async with connect(url, name="llmbus doctor", wait_s=2) as client:
-            checks = [Check("bus", "ok", f"nats-server {client.connected_server_version} at {url}")]
+            checks = [Check("bus", "ok", f"nats-server {client.connected_server_version} at {without_secrets(url)}")]
             try:
                 info = await client.jetstream().streams_info()
             except (nats.errors.Error, TimeoutError):
@@ -78,7 +78,9 @@ async def _bus(url: str) -> tuple[Policy, list[Check]]:
             return await _policy(JetStreamBus(client), shipped, checks)
     except UnavailableError as error:
         remedy = "start one with `llmbus up`, or set NATS_URL"
-        return shipped, [Check("bus", "fail", f"nothing answers at {url}", remedy if str(error) else "")]
+        return shipped, [
+            Check("bus", "fail", f"nothing answers at {without_secrets(url)}", remedy if str(error) else "")
+        ]
 
 
 async def _policy(bus: JetStreamBus, shipped: Policy, checks: list[Check]) -> tuple[Policy, list[Check]]:

@@ -3,12 +3,11 @@
 import os
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from rich.table import Table
 from rich.text import Text
 
-from adapters.bus import open_bus
+from adapters.bus import open_bus, without_secrets
 from ops.commands.node_table import Node, breaker, health, heard
 from ops.commands.screen import console, print_json, table
 from ops.compose import policy_store
@@ -55,7 +54,7 @@ def places(policy: Policy, provider: str, nodes: dict[str, Node], now_ms: int) -
             why_not = _why_not(state, node, node in nodes, now_ms)
             # How a loopback does says nothing of the provider it stands in for.
             own = None if state and state.stand_in else state
-            found.append(Place(name, model.backend, node, _without_secrets(url), own, why_not, now_ms))
+            found.append(Place(name, model.backend, node, url and without_secrets(url), own, why_not, now_ms))
     return found
 
 
@@ -73,14 +72,6 @@ def _why_not(state: ModelState | None, node: str, was_heard: bool, now_ms: int) 
     return None
 
 
-def _without_secrets(url: str | None) -> str | None:
-    """A url may be written with a password, or with a key in its query."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def key_state(provider: Provider) -> tuple[dict[str, bool], str | None]:
     """By variable, whether it is set for this very process; and what is wrong with one of them."""
     try:
@@ -95,7 +86,7 @@ def _facts(name: str, provider: Provider, found: list[Place]) -> dict[str, Any]:
     return {
         "provider": name,
         "dialect": provider.dialect,
-        "url": _without_secrets(provider.url),
+        "url": provider.url and without_secrets(provider.url),
         "keys_set_here": keys,
         "keys_problem": problem,
         "usable": any(place.why_not is None for place in found),
@@ -136,7 +127,7 @@ def _table(policy: Policy, found: dict[str, list[Place]]) -> Table:
 
 
 def _speaks(provider: Provider, found: list[Place]) -> Text:
-    urls = [place.url for place in found] or [_without_secrets(provider.url)]
+    urls = [place.url for place in found] or [provider.url and without_secrets(provider.url)]
     return Text.assemble(provider.dialect, *((f"\n{url}", "dim") for url in dict.fromkeys(urls) if url))
 
 

@@ -226,6 +226,14 @@ def test_cancel_says_what_came_of_it(url: str) -> None:
     assert "RID or CLIENT/RID" in refusal("cancel", "a.b", url=url)
 
 
+def test_a_password_in_the_url_of_the_bus_is_told_to_nobody() -> None:
+    for command in (("nodes",), ("doctor",)):
+        ran = llmbus(*command, "--nats-url", "nats://me:hunter2@127.0.0.1:9", url=None)
+        assert ran.returncode == 1
+        assert "127.0.0.1:9" in ran.stdout + ran.stderr
+        assert "hunter2" not in ran.stdout + ran.stderr
+
+
 def test_errors_are_one_message_with_a_remedy(url: str) -> None:
     assert "known are: cheap" in refusal("ask", "x", "--model", "nope", url=url)
     assert answer("ask", "x", "--model", "nope", url=url, code=1)["error"]["type"] == "no_route"

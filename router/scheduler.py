@@ -56,8 +56,6 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         self._changes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self.orders = Orders()
-        """The latest."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,7 +115,6 @@ class Scheduler:
                     self._change(self._tasks, self._check(name))
         while (orders := schedule(self.state, self._now_ms())).acts:
             self._follow(orders, self._tasks)
-        self.orders = orders
         self._ask_again(orders.ask_at_ms)
 
     def _follow(self, orders: Orders, tasks: asyncio.TaskGroup) -> None:

@@ -41,11 +41,6 @@ class ModelState(Wire):
         """0 to 1: the share of recent attempts that gave an answer, one success assumed at the start."""
         return (self.ok + 1) / (self.ok + self.failed + 1)
 
-    @property
-    def load(self) -> float:
-        """Work per slot; 1 and more means: it would wait."""
-        return (self.running + self.waiting) / max(self.slots, 1)
-
 
 class Host(Wire):
     """The machine under a node; None where it does not say."""

@@ -59,13 +59,12 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
                 sent = world.sent.get(f"{name}@{node}", 0) if world.sent else 0
                 options.append(Option(name, model, node, state, position, tokens_in, tokens_out, sent))
     left_ms = world.received_ms + request.deadline_ms - world.as_of_ms
-    in_time = [option for option in options if _in_time(option, left_ms)]
-    if in_time and len(in_time) < len(options):
-        for option in options:
-            if option not in in_time:
-                considered.append(Candidate(node=option.node, model=option.name, passed_over="too_late"))
-                absent.append((option.name, option.node, "too_late"))
-        options = in_time
+    slow = [option for option in options if not _in_time(option, left_ms)]
+    if 0 < len(slow) < len(options):
+        options = [option for option in options if _in_time(option, left_ms)]
+        for option in slow:
+            considered.append(Candidate(node=option.node, model=option.name, passed_over="too_late"))
+            absent.append((option.name, option.node, "too_late"))
     score = STRATEGIES[chosen.strategy]
     routed = [(round(score(option), 6), option) for option in options if option.position < len(chosen.models)]
     routed.sort(key=lambda pair: (-pair[0], pair[1].position, *_turn(pair[1], policy, world)))

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from router.core.strategies import Option
+from router.core.strategies.speed import speed
 from schemas.decision import Refuse, Wait
 from schemas.failure import ErrorType
 from schemas.heartbeat import ModelState
@@ -62,6 +64,12 @@ def test_what_would_answer_too_late_gives_way_to_the_chain_and_is_asked_when_the
     assert [c.passed_over for c in decision.candidates if c.model == "big"] == ["too_late", "too_late"]
     assert taken(ruled(policy, "plan", seen, deadline_ms=1_000_000))[0] == "big@a"
     assert taken(ruled(small(), "plan", world(small(), a=full, b=full)))[0] == "big@a"
+
+
+def test_what_waits_counts_once_in_the_speed_of_a_place() -> None:
+    model = small().models["big"]
+    idle, busy = (Option("big", model, "a", state(running=n), 0, 10, 100) for n in (0, 1))
+    assert (speed(idle), speed(busy)) == (-10, -20)  # 100 tokens at 10 a second, then behind another
 
 
 def test_what_was_sent_since_a_node_was_heard_counts_as_its_load() -> None:

@@ -36,11 +36,14 @@ class Option(NamedTuple):
         return self.tokens_out * 1000 / (self.state.tokens_per_s or self.model.tokens_per_s)
 
     @property
+    def into_memory_ms(self) -> float:
+        """0 when the model is there, or that is nobody's business."""
+        return 0.0 if self.state.in_memory in (None, "resident") else self.model.memory_gb * LOAD_MS_PER_GB
+
+    @property
     def wait_ms(self) -> float:
-        """Until it would begin: what is before it, and the load if the model is not in memory."""
-        absent = self.state.in_memory not in (None, "resident")
-        load_ms = self.model.memory_gb * LOAD_MS_PER_GB if absent else 0.0
-        return int(self.load) * self.generation_ms + load_ms
+        """Until it would begin: what is before it, and bringing it into memory."""
+        return int(self.load) * self.generation_ms + self.into_memory_ms
 
 
 Strategy = Callable[[Option], float]

@@ -4,4 +4,4 @@ from router.core.strategies.base import Option
 
 
 def speed(option: Option) -> float:
-    return -(option.wait_ms + option.generation_ms * (1 + option.load)) / 1000
+    return -(option.into_memory_ms + option.generation_ms * (1 + option.load)) / 1000

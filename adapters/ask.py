@@ -12,10 +12,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from adapters.bus import JetStreamBus
-from adapters.client import RequestFailedError, Ticket, await_reply, failed, submit_body
+from adapters.client import Ticket, await_reply, submit_body
 from adapters.mailbox import Heard, Mailbox
 from adapters.streaming import Feed, feed
-from router.errors import BusError
+from router.errors import BusError, RequestFailedError
 from router.ports import Letter, Question
 from schemas import headers as h
 from schemas.failure import Error, ErrorType
@@ -55,7 +55,9 @@ async def _answer(bus: JetStreamBus, mailbox: Mailbox, question: Question) -> No
     address = parse(question.subject)
     asked = _asked(question)
     if not isinstance(address, Ask):
-        error = failed(ErrorType.BAD_REQUEST, asked.rid, f"{question.subject!r} is no llm.ask.<capability>[.<client>]")
+        error = Error.of(
+            ErrorType.BAD_REQUEST, asked.rid, f"{question.subject!r} is no llm.ask.<capability>[.<client>]"
+        )
         await _respond_error(question, error, asked.client)
         return
     client = address.client or asked.client
@@ -78,7 +80,7 @@ async def _answer(bus: JetStreamBus, mailbox: Mailbox, question: Question) -> No
     except RequestFailedError as refusal:
         await _respond_error(question, refusal.error, client)
     except BusError as error:
-        await _respond_error(question, failed(ErrorType.STORAGE_UNAVAILABLE, asked.rid, str(error)), client)
+        await _respond_error(question, Error.of(ErrorType.STORAGE_UNAVAILABLE, asked.rid, str(error)), client)
     else:
         own = {name: value for name, value in letter.headers.items() if not name.startswith("Nats-")}
         await question.respond(letter.data, own)

@@ -17,31 +17,24 @@ from typing import Any, Self
 from adapters.bus import JetStreamBus, open_bus
 from adapters.mailbox import Heard, Mailbox
 from adapters.streaming import Stream, feed
-from router.errors import BusError, LlmbusError, TooLargeError
+from router.errors import BusError, RequestFailedError, TooLargeError
 from router.ports import NO_HEADERS, Headers, Letter
 from schemas import headers as h
 from schemas.chunk import Chunk
-from schemas.failure import RETRYABLE, Error, ErrorType
+from schemas.failure import ErrorType
 from schemas.ids import message_id
 from schemas.reply import Reply
 from schemas.request import DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS, LlmRequest, request_hash
 from subjects import Cancel, Request, token
 
 RESERVED_ID = re.compile(r"seq-[0-9]+\Z")
+__all__ = ["Client", "RequestFailedError", "Ticket"]
+
 REPLY_GRACE_MS = 5_000
 """A reply comes by the deadline and this."""
 SILENCE_S = (DEFAULT_DEADLINE_MS + REPLY_GRACE_MS) / 1000
 WITHDRAW_S = 2.0
 """What a caller who leaves may be held up by telling the bus so."""
-
-
-class RequestFailedError(LlmbusError):
-    """The request ended with a typed error; `reply` holds all that is known, `error` what went wrong."""
-
-    def __init__(self, error: Error, reply: Reply | None = None) -> None:
-        self.error = error
-        self.reply = reply
-        super().__init__(f"{error.type.value}: {error.message} (request {error.request_id})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +187,7 @@ class Client:
                             yield item if isinstance(item, Chunk) else _answer(item)
                 except TimeoutError:
                     message = f"nothing was heard of it for {silence_s:g} s: is the id right? Its reply may still come"
-                    error = failed(ErrorType.DEADLINE_EXCEEDED, rid, message, spent_unknown=True)
-                    raise RequestFailedError(error) from None
+                    raise RequestFailedError.of(ErrorType.DEADLINE_EXCEEDED, rid, message, spent="unknown") from None
 
     async def _submit_streamed(self, request: str | LlmRequest, capability: str, rid: str) -> Ticket:
         if isinstance(request, LlmRequest):
@@ -227,7 +219,7 @@ async def submit_body(
 ) -> Ticket:  # fmt: skip
     """Publish a request as it stands. Raises RequestFailedError when the broker cannot take its size, BusError."""
     if RESERVED_ID.match(rid):
-        raise RequestFailedError(failed(ErrorType.BAD_REQUEST, rid, f"{rid!r} is kept for requests without an id"))
+        raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"{rid!r} is kept for requests without an id")
     subject = str(Request(capability, client if named_in_subject else None))
     digest = request_hash(capability, body)
     own = {h.REQUEST_ID: token("request id", rid), h.CLIENT: token("client", client)}
@@ -236,9 +228,9 @@ async def submit_body(
             subject, body, headers={**headers, **own}, msg_id=message_id("request", client, rid, digest)
         )
     except TooLargeError as error:
-        raise RequestFailedError(failed(ErrorType.PAYLOAD_TOO_LARGE, rid, str(error))) from error
+        raise RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, str(error)) from error
     except BusError as error:
-        raise RequestFailedError(failed(ErrorType.STORAGE_UNAVAILABLE, rid, str(error))) from error
+        raise RequestFailedError.of(ErrorType.STORAGE_UNAVAILABLE, rid, str(error)) from error
     return Ticket(client, rid, digest, stored.seq, deadline_ms)
 
 
@@ -255,7 +247,7 @@ async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     )
     if letter is None:
         message = f"no reply within its deadline; it may still come at llm.res.{ticket.client}.{ticket.request_id}"
-        raise RequestFailedError(failed(ErrorType.DEADLINE_EXCEEDED, ticket.request_id, message, spent_unknown=True))
+        raise RequestFailedError.of(ErrorType.DEADLINE_EXCEEDED, ticket.request_id, message, spent="unknown")
     return letter
 
 
@@ -268,13 +260,3 @@ def _answer(letter: Letter) -> Reply:
     if reply.error is not None:
         raise RequestFailedError(reply.error, reply)
     return reply
-
-
-def failed(kind: ErrorType, rid: str, message: str, *, spent_unknown: bool = False) -> Error:
-    return Error(
-        type=kind,
-        request_id=rid,
-        message=message,
-        retryable=kind in RETRYABLE,
-        spent="unknown" if spent_unknown else "no",
-    )

@@ -7,39 +7,28 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from importlib.resources import files
 
 import structlog
 
 from adapters.ask import asking
-from adapters.bus import JetStreamBus, open_bus
+from adapters.bus import open_bus
 from adapters.host import look
 from ops.bench import Bench
-from ops.policy_file import PolicyError
-from ops.policy_store import ACTIVE, PolicyStore, RevisionNotFoundError
+from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
 from router.canceller import Canceller
 from router.dispatcher import Dispatcher
 from router.errors import one_error, stop
 from router.executor import Executor
 from router.mover import Mover
 from router.node_door import answering
-from router.ports import Headers
 from router.settler import Settler
 from router.sweeper import Sweeper
 from router.world_book import PolicyInForce, WorldBook
-from subjects.streams import POLICY_BUCKET
 
 log = structlog.get_logger(__name__)
 
-POLICY_LOOK_S = 60.0
 NODE_PING_S = 1
 """A node must notice in time that it is cut off."""
-SHIPPED = "ops/policy.yaml"
-
-
-def shipped_policy() -> str:
-    """The text of the policy that comes with the project."""
-    return files("ops").joinpath("policy.yaml").read_text(encoding="utf-8")
 
 
 def quicken() -> None:
@@ -77,44 +66,6 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
                     yield book
                 finally:
                     await stop(*running)
-
-
-async def policy_store(bus: JetStreamBus) -> PolicyStore:
-    return PolicyStore(await bus.client.jetstream().key_value(POLICY_BUCKET))
-
-
-@asynccontextmanager
-async def policy_changes(bus: JetStreamBus) -> AsyncIterator[asyncio.Event]:
-    """An event that is set whenever another revision is made active."""
-    changed = asyncio.Event()
-
-    def pointed(_subject: str, _data: bytes, _headers: Headers) -> None:
-        changed.set()
-
-    async with bus.listen(f"$KV.{POLICY_BUCKET}.{ACTIVE}", pointed):
-        yield changed
-
-
-async def follow_policy(store: PolicyStore, book: WorldBook, changed: asyncio.Event) -> None:
-    """Take each new revision; keep the last good one when a bad one comes. Looks again now and then, for ever."""
-    while True:
-        try:
-            async with asyncio.timeout(POLICY_LOOK_S):
-                await changed.wait()
-        except TimeoutError:
-            pass
-        changed.clear()
-        try:
-            active = await store.active()
-        except (PolicyError, RevisionNotFoundError) as error:
-            log.warning("policy.refused", keeps=book.in_force.revision, error=str(error))
-            continue
-        except Exception as error:  # the bus is away: what is in force stays
-            log.warning("policy.unread", keeps=book.in_force.revision, error=str(error) or type(error).__name__)
-            continue
-        if active is not None and active.number != book.in_force.revision:
-            book.in_force = PolicyInForce(active.number, active.policy)
-            log.info("policy.in_force", revision=active.number)
 
 
 @asynccontextmanager

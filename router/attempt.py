@@ -110,7 +110,7 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     try:
         async with recall.within(left_s):
             if work.chat.stream:
-                async with _streaming(bus, work, attempt, tried) as progress:
+                async with _streaming(bus, served.provider_name, work, attempt, tried) as progress:
                     tried.answer = await served.provider.chat(asked, progress)
             else:
                 tried.answer = await served.provider.chat(asked, _noting(tried))
@@ -151,7 +151,7 @@ def _noting(tried: Tried) -> Progress:
 
 
 @asynccontextmanager
-async def _streaming(bus: Bus, work: WorkItem, attempt: str, tried: Tried) -> AsyncIterator[Progress]:
+async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, tried: Tried) -> AsyncIterator[Progress]:
     """Number the pieces and send each as a chunk, in order; leaving waits until the last one is sent.
 
     Any attempt but the first is announced by an empty piece 0: who watches knows at once that it starts over.
@@ -160,14 +160,12 @@ async def _streaming(bus: Bus, work: WorkItem, attempt: str, tried: Tried) -> As
     pieces: asyncio.Queue[Chunk | None] = asyncio.Queue()
     numbers = count()
     headers = {h.ATTEMPT: attempt}
+    who = {"model": work.target.model, "node": work.target.node, "provider": provider}
 
     def put(text: str = "", reasoning: str | None = None, tool_call: ToolCallChunk | None = None) -> None:
-        pieces.put_nowait(
-            Chunk(
-                request_id=work.rid, attempt_id=attempt, n=next(numbers), text=text, reasoning=reasoning,
-                tool_call=tool_call,
-            )
-        )  # fmt: skip
+        n = next(numbers)
+        chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, text=text, reasoning=reasoning, tool_call=tool_call)
+        pieces.put_nowait(chunk if n else chunk.model_copy(update=who))
 
     def on_text(piece: str) -> None:
         noting.on_text(piece)

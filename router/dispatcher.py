@@ -22,7 +22,7 @@ from router.world_book import WorldBook
 from schemas import headers as h
 from schemas.base import Message
 from schemas.decision import Decided, Decision, Forward, Refuse, Wait
-from schemas.failure import RETRYABLE, Error, ErrorType
+from schemas.failure import Error, ErrorType
 from schemas.reply import Reply
 from schemas.request import request_hash
 from schemas.work import WorkItem
@@ -278,13 +278,7 @@ def _work(asked: Asked, world: World, ruling: Ruling) -> WorkItem | None:
 
 
 def _refused(asked: Asked, world: World, line: str, refuse: Refuse) -> Reply:
-    error = Error(
-        type=refuse.error,
-        request_id=asked.rid,
-        message=refuse.message,
-        retryable=refuse.error in RETRYABLE,
-        retry_after_ms=refuse.retry_after_ms,
-    )
+    error = Error.of(refuse.error, asked.rid, refuse.message, retry_after_ms=refuse.retry_after_ms)
     return Reply.refused(
         client=asked.client,
         request_hash=asked.request_hash,

@@ -2,6 +2,7 @@
 
 LlmbusError
 ├── AttemptError        a provider's call failed; carries the classified Failure
+├── RequestFailed       a request ended, or was refused, with a typed error
 └── BusError            the broker did not do what was asked
     ├── Unknown         no acknowledgement came: it may or may not be stored; try again with the same message id
     ├── Conflict        the subject is already written (write-once), perhaps by this very message
@@ -13,7 +14,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.failure import Failure, FailureKind
+from schemas.failure import Error, ErrorType, Failure, FailureKind, Spent
+from schemas.reply import Reply
 
 
 class LlmbusError(Exception):
@@ -33,6 +35,21 @@ class AttemptError(LlmbusError):
         upstream: str | None = None,
     ) -> "AttemptError":  # fmt: skip
         return cls(Failure(kind=kind, message=message, status=status, retry_after_ms=retry_after_ms, upstream=upstream))
+
+
+class RequestFailedError(LlmbusError):
+    """The request ended with a typed error; `reply` holds all that is known, `error` what went wrong."""
+
+    def __init__(self, error: Error, reply: Reply | None = None) -> None:
+        self.error = error
+        self.reply = reply
+        super().__init__(f"{error.type.value}: {error.message} (request {error.request_id})")
+
+    @classmethod
+    def of(
+        cls, kind: ErrorType, rid: str, message: str, *, retry_after_ms: int | None = None, spent: Spent = "no"
+    ) -> "RequestFailedError":
+        return cls(Error.of(kind, rid, message, retry_after_ms=retry_after_ms, spent=spent))
 
 
 class BusError(LlmbusError):

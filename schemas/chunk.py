@@ -25,3 +25,7 @@ class Chunk(Message):
     text: str = ""
     reasoning: str | None = None
     tool_call: ToolCallChunk | None = None
+    model: str | None = None
+    """Who answers, told by piece 0 of an attempt; its name in the policy."""
+    node: str | None = None
+    provider: str | None = None

@@ -5,7 +5,7 @@ told). `router/core/settle.py` is the one place that turns the first into anothe
 """
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from schemas.base import Wire
 
@@ -110,3 +110,13 @@ class Error(Wire):
     retryable: bool
     retry_after_ms: int | None = None
     spent: Spent = "no"
+
+    @classmethod
+    def of(
+        cls, kind: ErrorType, request_id: str, message: str, *, retry_after_ms: int | None = None, spent: Spent = "no"
+    ) -> Self:
+        """The error of this type; whether it is worth another try follows from that."""
+        return cls(
+            type=kind, request_id=request_id, message=message, retryable=kind in RETRYABLE,
+            retry_after_ms=retry_after_ms, spent=spent,
+        )  # fmt: skip

@@ -93,6 +93,8 @@ class LlmRequest(Message):
     deadline_ms: int = DEFAULT_DEADLINE_MS
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    """False: at most one tool call in an answer, where a provider can be told so."""
     response_format: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
 
@@ -125,6 +127,7 @@ class Chat(Wire):
     reasoning_effort: ReasoningEffort | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     stream: bool = False
     metadata: dict[str, Any] | None = None
@@ -144,6 +147,7 @@ class Chat(Wire):
             reasoning_effort=wish.reasoning_effort,
             tools=request.tools,
             tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format,
             stream=request.stream,
             metadata=request.metadata,

@@ -47,7 +47,7 @@ def request_body(name: str, chat: Chat) -> dict[str, Any]:
         "thinking": thinking,
         "output_config": config or None,
         "tools": [_tool(tool) for tool in chat.tools or ()] or None,
-        "tool_choice": _tool_choice(chat.tool_choice) if chat.tools else None,
+        "tool_choice": _tool_choice(chat) if chat.tools else None,
     }
     return {key: value for key, value in body.items() if value is not None}
 
@@ -115,16 +115,19 @@ def _tool(tool: dict[str, Any]) -> Block:
     raise unsupported(f"takes tools that are functions, not {str(tool.get('type'))[:40]!r}")
 
 
-def _tool_choice(wish: str | dict[str, Any] | None) -> Block | None:
-    match wish:
+def _tool_choice(chat: Chat) -> Block | None:
+    one = {"disable_parallel_tool_use": True} if chat.parallel_tool_calls is False else {}
+    match chat.tool_choice:
         case None:
-            return None
-        case "auto" | "none":
-            return {"type": wish}
+            return {"type": "auto", **one} if one else None
+        case "none":
+            return {"type": "none"}
+        case "auto":
+            return {"type": "auto", **one}
         case "required":
-            return {"type": "any"}
+            return {"type": "any", **one}
         case {"type": "function", "function": {"name": str(name)}}:
-            return {"type": "tool", "name": name}
+            return {"type": "tool", "name": name, **one}
     raise unsupported("knows the tool choices auto, none, required and a function by its name")
 
 

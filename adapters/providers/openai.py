@@ -81,6 +81,7 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
         "seed": chat.seed,
         "tools": chat.tools or None,
         "tool_choice": chat.tool_choice if chat.tools else None,
+        "parallel_tool_calls": chat.parallel_tool_calls if chat.tools else None,
         "response_format": chat.response_format,
         "reasoning_effort": chat.reasoning_effort,
     }

@@ -14,9 +14,9 @@ from rich.text import Text
 from adapters.bus import JetStreamBus, connect, without_secrets
 from ops.bench import Bench
 from ops.broker import BrokerError, server_path
-from ops.compose import policy_store, shipped_policy
 from ops.keys import FILE, KeyFileError, sources
 from ops.policy_file import PolicyError, load_policy
+from ops.policy_in_force import policy_store, shipped_policy
 from ops.policy_store import RevisionNotFoundError
 from router.errors import UnavailableError
 from schemas.policy import Policy

@@ -12,8 +12,8 @@ from rich.text import Text
 from adapters.bus import JetStreamBus, open_bus
 from ops.commands.history import Wanted
 from ops.commands.screen import console, print_json, table, usd
-from ops.compose import SHIPPED, policy_store, shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import SHIPPED, policy_store, shipped_policy
 from ops.prices import resolve
 from router.core.ledger import EVENTS as KINDS
 from router.core.ledger import By, Entry, Ledger, Row, rows, unknown

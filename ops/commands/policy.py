@@ -155,7 +155,7 @@ def rollback(
 @asynccontextmanager
 async def _store(url: str, *, make: bool = False) -> "AsyncIterator[PolicyStore]":
     from adapters.bus import open_bus
-    from ops.compose import policy_store
+    from ops.policy_in_force import policy_store
 
     async with open_bus(url, name="llmbus policy", make=make) as bus:
         yield await policy_store(bus)

@@ -10,8 +10,8 @@ from rich.text import Text
 from adapters.bus import open_bus, without_secrets
 from ops.commands.node_table import Node, breaker, health, heard
 from ops.commands.screen import console, print_json, table
-from ops.compose import policy_store
 from ops.keys import KeyFileError, sources
+from ops.policy_in_force import policy_store
 from router.errors import LlmbusError
 from schemas.heartbeat import ModelState
 from schemas.policy import Policy, Provider

@@ -1,4 +1,4 @@
-"""`llmbus router` and `llmbus node`: one role in the foreground until it is told to stop."""
+"""`llmbus router`, `llmbus node` and `llmbus edge`: one role in the foreground until it is told to stop."""
 
 import sys
 from collections.abc import Callable
@@ -57,6 +57,22 @@ def node(
     from ops import compose
 
     _run(lambda url: compose.node(url, name, stand_in=stand_in), nats_url, supervised)
+
+
+def edge(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 is a free one.")] = 8484,
+    nats_url: NatsUrl = DEFAULT_URL,
+    supervised: Supervised = False,
+) -> None:
+    """Run an HTTP edge in the foreground: the doors for clients of OpenAI and Anthropic, and plain HTTP.
+
+    Any number of them share the clients. Ctrl-C or SIGTERM ends it, with the answers under way finished.
+    """
+    _without_rich()
+    from ops.edge import edge as serving
+
+    _run(lambda url: serving(url, host=host, port=port), nats_url, supervised)
 
 
 def _without_rich() -> None:

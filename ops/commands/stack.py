@@ -15,8 +15,8 @@ from adapters.bus import JetStreamBus, open_bus
 from ops.broker import Broker
 from ops.commands.children import Child, Say
 from ops.commands.kept_broker import kept_broker
-from ops.compose import SHIPPED, policy_store, shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import SHIPPED, policy_store, shipped_policy
 from ops.policy_store import Revision
 from router.errors import LlmbusError, one_error
 from schemas.heartbeat import Heartbeat

@@ -8,8 +8,8 @@ from rich.text import Text
 from adapters.bus import JetStreamBus, open_bus
 from ops.commands.history import Wanted, decisions
 from ops.commands.screen import console, print_json
-from ops.compose import policy_store
 from ops.policy_file import PolicyError
+from ops.policy_in_force import policy_store
 from ops.policy_store import PolicyStore, RevisionNotFoundError
 from router.core.admit import admit
 from router.core.replay import Difference, differences, refused

@@ -42,7 +42,7 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
     else:
         label = f"capability:{capability}"
         route = Route(models=entry.models, strategy=entry.strategy, fallback=entry.fallback)
-    models, strategy = _bend(route, request, task, policy)
+    models, strategy = _bend(label, route, request, task, policy)
     return Chosen(label, task, models, strategy, policy.fallbacks[route.fallback])
 
 
@@ -51,6 +51,9 @@ def _named_model(name: str, policy: Policy) -> tuple[str, Route] | Refuse:
         return f"alias:{name}", alias
     if name in policy.models:
         return f"model:{name}", Route(models=(name,), fallback=policy.models[name].fallback)
+    # Clients that other people wrote ask by the backend's own name, gpt-4.1 or qwen3:14b.
+    if own := next((own for own, model in policy.models.items() if model.backend == name), None):
+        return f"model:{own}", Route(models=(own,), fallback=policy.models[own].fallback)
     known = ", ".join((*sorted(policy.aliases), *sorted(policy.models))[:MATCHES_SHOWN])
     return Refuse(error=ErrorType.NO_ROUTE, message=f"unknown model {name[:64]!r}; known are: {known}")
 
@@ -79,7 +82,9 @@ def _holds(when: When, request: LlmRequest, tokens_in: int) -> bool:
     )
 
 
-def _bend(route: Route, request: LlmRequest, task: str | None, policy: Policy) -> tuple[tuple[str, ...], Strategy]:
+def _bend(
+    label: str, route: Route, request: LlmRequest, task: str | None, policy: Policy
+) -> tuple[tuple[str, ...], Strategy]:
     """What the request's own wishes make of the route: its strategy wins, then its constraints, then its urgency."""
     models = tuple(dict.fromkeys(route.models))
     asked = request.constraints
@@ -91,7 +96,7 @@ def _bend(route: Route, request: LlmRequest, task: str | None, policy: Policy) -
         return models, "speed"
     if asked.budget_constraint in ("medium", "high"):
         return models, "cost"
-    named = request.model in policy.models
+    named = label.startswith("model:")
     if request.urgency == "critical" and not named and task not in policy.critical_keeps_model:
         lighter = (light for name in models if (light := policy.models[name].lighter))
         return tuple(dict.fromkeys((*lighter, *models))), "agent_preference"

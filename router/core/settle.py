@@ -14,7 +14,7 @@ from typing import Final
 from router.core.cost import NOTHING, cost_usd, unpriced
 from router.core.next_step import next_step
 from schemas.event import Booking
-from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind, Spent
+from schemas.failure import Error, ErrorType, Failure, FailureKind, Spent
 from schemas.outcome import Answer, Outcome
 from schemas.policy import Policy
 from schemas.reply import Reply, ReplyMessage, Timings
@@ -210,14 +210,7 @@ def _told(attempt: AttemptRecord) -> str:
 
 
 def _error(kind: ErrorType, work: WorkItem, message: str, spent: Spent, retry_after_ms: int | None = None) -> Error:
-    return Error(
-        type=kind,
-        request_id=work.rid,
-        message=message,
-        retryable=kind in RETRYABLE,
-        retry_after_ms=retry_after_ms,
-        spent=spent,
-    )
+    return Error.of(kind, work.rid, message, retry_after_ms=retry_after_ms, spent=spent)
 
 
 def _refused(work: WorkItem, error: Error, attempts: tuple[AttemptRecord, ...], world: World) -> Reply:

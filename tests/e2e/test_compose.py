@@ -17,8 +17,8 @@ import yaml
 from nats.aio.msg import Msg
 
 from ops.broker import server_path
-from ops.compose import shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import shipped_policy
 from tests.support.docker_engine import need_image
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from adapters.bus import open_bus
 from ops.broker import broker
-from ops.compose import policy_store
+from ops.policy_in_force import policy_store
 from schemas import LlmRequest, Reply
 from schemas.event import Replied
 from subjects.streams import EVENTS

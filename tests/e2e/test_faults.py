@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from ops.compose import SHIPPED, shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import SHIPPED, shipped_policy
 from schemas.policy import Model
 from schemas.work import Usage
 from tests.support.faults import (

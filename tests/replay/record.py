@@ -17,7 +17,8 @@ from typing import Any
 from adapters.bus import open_bus
 from adapters.client import Client, RequestFailedError
 from ops.broker import broker
-from ops.compose import node, policy_store, router
+from ops.compose import node, router
+from ops.policy_in_force import policy_store
 from schemas.request import LlmRequest
 from subjects.streams import EVENTS, REQUESTS
 

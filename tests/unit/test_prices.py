@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops import prices
-from ops.compose import SHIPPED, shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import SHIPPED, shipped_policy
 from ops.prices import PriceLookupError, look_up, resolve
 from router.core.cost import cost_usd
 from schemas.policy import Policy, Price

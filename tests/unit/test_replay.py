@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ops.compose import shipped_policy
 from ops.policy_file import load_policy
+from ops.policy_in_force import shipped_policy
 from router.core.admit import admit
 from router.core.decide import decide
 from router.core.replay import Difference, differences

@@ -1,0 +1,106 @@
+"""Typed errors in the words of the caller's dialect, and their HTTP statuses."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from adapters.edge.door import Shape
+from schemas.failure import Error, ErrorType, Failure
+from schemas.policy import Policy
+from schemas.reply import Reply
+
+STATUS: Final[Mapping[ErrorType, int]] = {
+    ErrorType.BAD_REQUEST: 400,
+    ErrorType.PAYLOAD_TOO_LARGE: 413,
+    ErrorType.NO_ROUTE: 404,
+    ErrorType.UNAUTHORIZED: 401,
+    ErrorType.FORBIDDEN: 403,
+    ErrorType.RATE_LIMITED: 429,
+    ErrorType.BUDGET_EXCEEDED: 402,
+    ErrorType.OVERLOADED: 503,
+    ErrorType.DEADLINE_EXCEEDED: 504,
+    ErrorType.CANCELLED: 499,
+    ErrorType.GUARDRAIL_BLOCKED: 400,
+    ErrorType.UPSTREAM_ERROR: 502,
+    ErrorType.UPSTREAM_RATE_LIMITED: 429,
+    ErrorType.UPSTREAM_TIMEOUT: 504,
+    ErrorType.UPSTREAM_INTERRUPTED: 502,
+    ErrorType.ALL_TARGETS_FAILED: 502,
+    ErrorType.POISON: 500,
+    ErrorType.STORAGE_UNAVAILABLE: 503,
+    ErrorType.IDEMPOTENCY_CONFLICT: 409,
+    ErrorType.INTERNAL: 500,
+}
+ANTHROPIC_TYPES: Final[Mapping[int, str]] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    499: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+OPENAI_TYPES: Final[Mapping[int, str]] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+SHOWN_ERRORS: Final = 3
+JSON: Final = "application/json"
+
+
+def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
+    """What the error is called in that dialect; each holds the whole typed error too."""
+    whole = error.model_dump(mode="json", exclude_none=True)
+    match shape:
+        case "openai":
+            code = "model_not_found" if error.type is ErrorType.NO_ROUTE else error.type.value
+            kind = OPENAI_TYPES.get(status, "server_error")
+            return {"error": {"message": error.message, "type": kind, "param": None, "code": code, "llm": whole}}
+        case "anthropic":
+            kind = ANTHROPIC_TYPES.get(status, "api_error")
+            said = {"type": kind, "message": error.message, "llm": whole}
+            return {"type": "error", "error": said, "request_id": error.request_id}
+        case "native":
+            return {"error": whole}
+
+
+def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, bytes] | None:
+    """An upstream's refusal as it came, status and body, when it speaks the caller's dialect: some clients recover by
+    its wording. None for any other error."""
+    attempt = reply.attempts[-1] if reply.attempts else None
+    failure: Failure | None = attempt.failure if attempt else None
+    provider = policy.providers.get(attempt.provider) if attempt else None
+    if failure is None or provider is None or provider.dialect != shape:
+        return None
+    if failure.upstream is None or not 400 <= (failure.status or 0) < 500 or failure.status in {401, 402, 403}:
+        return None
+    try:
+        body = from_json(failure.upstream)
+    except ValueError:
+        return None
+    return (failure.status or 400, failure.upstream.encode()) if isinstance(body, dict) and "error" in body else None
+
+
+def explained(error: ValueError) -> str:
+    """What is wrong where, without repeating what was sent: it may be secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [
+        f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in found[:SHOWN_ERRORS]
+    ]
+    more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
+    return "; ".join(lines) + more

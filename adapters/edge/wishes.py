@@ -1,0 +1,65 @@
+"""The router's own fields, which any door takes beside its dialect's: in the body, or as `x-llm-*` headers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
+
+from schemas.request import Constraints, LlmRequest, Preferences
+from subjects.grammar import Urgency
+
+PREFIX = "x-llm-"
+OBJECTS = frozenset({"constraints", "preferences"})
+"""Of which the header holds JSON."""
+
+
+class Wishes(BaseModel):
+    """What a request may say to the router."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    capability: str | None = None
+    agent: str | None = None
+    task: str | None = None
+    urgency: Urgency = "normal"
+    deadline_ms: int | None = None
+    constraints: Constraints = Constraints()
+    preferences: Preferences = Preferences()
+    buffered: bool = False
+    """Of a stream: begin it only when the whole answer is there, so that any failure before is mended unseen."""
+
+
+def from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that headers give. Raises ValueError for JSON that is none."""
+    given: dict[str, Any] = {}
+    for field in Wishes.model_fields:
+        if (value := headers.get(PREFIX + field.replace("_", "-"))) is not None:
+            given[field] = _object(field, value) if field in OBJECTS else value
+    return given
+
+
+def _object(field: str, value: str) -> Any:
+    try:
+        return from_json(value)
+    except ValueError as error:
+        raise ValueError(f"the header {PREFIX}{field} holds no JSON: {error}") from None
+
+
+def with_preferences(wishes: Wishes, dialect: dict[str, Any]) -> dict[str, Any]:
+    """What the dialect's own fields say goes before what `preferences` say; None says nothing."""
+    own = wishes.preferences.model_dump(exclude_none=True)
+    return {**own, **{name: value for name, value in dialect.items() if value is not None}}
+
+
+def request(wishes: Wishes, **fields: Any) -> LlmRequest:
+    """A request of the bus from what a dialect said and what was wished. Raises pydantic.ValidationError."""
+    said = {
+        "agent": wishes.agent,
+        "task": wishes.task,
+        "urgency": wishes.urgency,
+        "deadline_ms": wishes.deadline_ms,
+        "constraints": wishes.constraints.model_dump(exclude_defaults=True),
+        **fields,
+    }
+    return LlmRequest.model_validate({name: value for name, value in said.items() if value is not None})

@@ -1,0 +1,113 @@
+"""The HTTP edge put together: the bus, the policy in force, who may ask, and the server."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from adapters.bus import open_bus
+from adapters.edge.app import create_app
+from adapters.edge.ports import Edge, Submission
+from adapters.mailbox import Mailbox
+from adapters.requests import BusRequests
+from ops.compose import quicken
+from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
+from router.errors import LlmbusError, RequestFailedError, one_error, stop
+from router.ports import NO_HEADERS, Headers
+from router.world_book import PolicyInForce
+from schemas.failure import ErrorType
+from subjects import is_token
+
+log = structlog.get_logger(__name__)
+
+HOST = "127.0.0.1"
+PORT = 8484
+GRACE_S = 30
+"""What answers under way have to end when the edge is told to; then they are cut off, and can be fetched."""
+KEEP_ALIVE_S = 30
+BACKLOG = 512
+
+
+class EdgeError(LlmbusError):
+    """The edge cannot be opened, and what to do."""
+
+
+class Trusting:
+    """On a machine whose users trust each other a client names itself."""
+
+    def caller(self, headers: Mapping[str, str], rid: str) -> str:
+        name = headers.get("x-llm-client", "local")
+        if not is_token(name):
+            raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, "x-llm-client must be 1 to 64 of A-Z a-z 0-9 _ -")
+        return name
+
+    async def admit(self, submission: Submission) -> Headers:
+        return NO_HEADERS
+
+
+class InForce:
+    """The policy that the edge goes by."""
+
+    def __init__(self, in_force: PolicyInForce) -> None:
+        self.in_force = in_force
+
+
+@asynccontextmanager
+async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 30.0) -> AsyncIterator[str]:
+    """The edge, serving; yields its address. Raises EdgeError, UnavailableError."""
+    async with open_bus(url, name="llmbus edge", wait_s=wait_s, make=True) as bus, Mailbox(bus) as mailbox:
+        store = await policy_store(bus)
+        active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
+        holder = InForce(PolicyInForce(active.number, active.policy))
+        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy))
+        with one_error():
+            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed:
+                following = tasks.create_task(follow_policy(store, holder, changed))
+                try:
+                    async with _serving(app, _listening(host, port)) as address:
+                        quicken()
+                        log.info("edge.ready", address=address)
+                        yield address
+                finally:
+                    await stop(following)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises EdgeError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise EdgeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+@asynccontextmanager
+async def _serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[str]:
+    config = uvicorn.Config(
+        app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG,
+    )  # fmt: skip
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    # Its parts and not `serve`: signals are for whoever runs us.
+    await server.startup([listener])
+    host, port = listener.getsockname()[:2]
+    with one_error():
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(server.main_loop())
+            try:
+                yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            finally:
+                server.should_exit = True
+                await asyncio.wait((ticking,))
+                await server.shutdown([listener])

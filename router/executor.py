@@ -193,7 +193,7 @@ class Executor:
         async with AsyncExitStack() as place:
             try:
                 async with held.recall.within(left_s):
-                    await place.enter_async_context(seat.place(_job(work, delivery)))
+                    await place.enter_async_context(seat.place(_job(work, delivery), patient=not held.movable))
             except AttemptError as refused:
                 failure = refused.failure
                 await self._reporter.ended(self._unanswered(seat, work, delivery, failure.kind, failure.message))

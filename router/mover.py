@@ -177,6 +177,8 @@ class Mover:
         except TooLargeError as error:
             log.warning("move.too_large", client=work.client, rid=work.rid, error=str(error))
             return False
+        if not stored.duplicate:
+            self._book.sent(retry.target)
         target = await self._where_it_lies(stored.seq, retry) if stored.duplicate else retry.target
         moved = AttemptEnded(
             client=work.client,

@@ -53,6 +53,8 @@ class Scheduler:
         """By ticket, of those that wait."""
         self._silent: set[str] = set()
         """Models whose latest attempt brought nothing: a backend calls one loaded though what runs it hangs."""
+        self._broken: dict[str, Failure] = {}
+        """Why a model could not be loaded lately."""
         self._tasks: asyncio.TaskGroup | None = None
         self._changes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -76,8 +78,14 @@ class Scheduler:
                         task.cancel()
 
     @asynccontextmanager
-    async def place(self, job: Job) -> AsyncIterator[None]:
-        """Wait for a slot of the job's model, in memory by then, and hold it. Raises AttemptError: it is refused."""
+    async def place(self, job: Job, *, patient: bool = True) -> AsyncIterator[None]:
+        """Wait for a slot of the job's model, in memory by then, and hold it. Raises AttemptError: it is refused.
+
+        Who is not patient does not wait for a model that lately could not be loaded.
+        """
+        broken = self._broken.get(job.model)
+        if broken is not None and not patient and self.state.models[job.model].retry_ms > self._now_ms():
+            raise AttemptError(broken)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns[job.ticket] = turn
         try:
@@ -149,11 +157,13 @@ class Scheduler:
             failure = error.failure
         now_ms = self._now_ms()
         if failure is None:
+            self._broken.pop(name, None)
             self.state.loaded(name, now_ms, held.memory_bytes if held else None)
             log.info("model.loaded", model=name, load_ms=self.state.models[name].measured_load_ms)
         else:
             log.warning("model.load_failed", model=name, why=str(failure.message))
             self.state.load_failed(name, now_ms + RETRY_MS)
+            self._broken[name] = failure
             # Others may have it in memory, or be able to: nobody waits here for a load that may fail again.
             for job in tuple(self.state.queue.jobs(name)):
                 self._refuse(job.ticket, failure)
@@ -210,7 +220,12 @@ class Scheduler:
                 self._away(residency, error.failure)
                 continue
             for name, home in self._homes.items():
-                if home.residency is residency and before[name] == self.state.models[name].phase:
+                if home.residency is not residency:
+                    continue
+                if name in self._broken and self._broken[name].kind is FailureKind.CONNECTION:
+                    del self._broken[name]  # its backend was away, and is back
+                    self.state.models[name].retry_ms = 0
+                if before[name] == self.state.models[name].phase:
                     self._found(name, found.get(home.backend))
         self._measure()
         self.settle()
@@ -220,6 +235,7 @@ class Scheduler:
         for name, home in self._homes.items():
             if home.residency is residency:
                 self.state.models[name].retry_ms = self._now_ms() + RETRY_MS
+                self._broken[name] = failure
                 for job in tuple(self.state.queue.jobs(name)):
                     self._refuse(job.ticket, failure)
 

@@ -43,10 +43,10 @@ class Seat:
             return scheduler.state.room(self.model, urgency) + AHEAD
         return self.lane.room(urgency)
 
-    def place(self, job: Job) -> AbstractAsyncContextManager[None]:
-        """Wait for a place, then hold it. Raises AttemptError when there can be none."""
+    def place(self, job: Job, *, patient: bool) -> AbstractAsyncContextManager[None]:
+        """Wait for a place, then hold it. Raises AttemptError when there can be none; not `patient`: or none soon."""
         if (scheduler := self.managed) is not None:
-            return scheduler.place(job)
+            return scheduler.place(job, patient=patient)
         return self.lane.place(job.urgency, job.ticket)
 
     def stands_behind(self, urgency: Urgency, count: int) -> None:

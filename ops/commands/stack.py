@@ -1,8 +1,9 @@
-"""A whole llmbus on this machine: broker, router and the policy's nodes, started together and ended in order."""
+"""A whole llmbus on this machine: broker, router, edge and the policy's nodes, started together and ended in order."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from subjects.streams import NODES_BUCKET
 
 READY_S = 30.0
 PING_S = 0.02
+LOOPBACK = "127.0.0.1"
 BEATS = f"$KV.{NODES_BUCKET}."
 
 
@@ -41,20 +43,25 @@ class Stack:
     bus: JetStreamBus
     revision: Revision
     beats: Mapping[str, Heartbeat]
+    http: str | None
+    """Where the edge listens; None: there is none."""
     logs: Path
     started_s: float
 
 
 @asynccontextmanager
 async def stack(
-    store: Path, router: Child, say: Say, *, port: int = -1, url: str | None = None
+    store: Path, router: Child, say: Say, *, port: int = -1, url: str | None = None, http_port: int | None = None
 ) -> AsyncIterator[Stack]:
-    """Around a router that is getting ready. Leaving stops the nodes, then the router, then the broker.
+    """Around a router that is getting ready. Leaving stops the edge, the nodes, then the router, then the broker.
+
+    `http_port`: that of the edge, 0 is a free one; None: without an edge.
 
     Raises BrokerError, StackError, UnavailableError.
     """
     begun = time.monotonic()
     logs = router.log_path.parent
+    http_port = _free_port(http_port) if http_port is not None else None
     async with AsyncExitStack() as exits:
         server = None if url else await exits.enter_async_context(kept_broker(store, port, say))
         if server:
@@ -67,18 +74,24 @@ async def stack(
         active = await policies.active()
         beats: dict[str, Heartbeat] = {}
         heard = await exits.enter_async_context(_hearing(bus, beats))
-        children = [router]
+        edges, nodes = [], []
+        if http_port is not None:
+            command = ("edge", "--port", str(http_port))
+            edges.append(await exits.enter_async_context(Child.started("edge", command, logs)))
         for name in (active.policy if active else load_policy(shipped_policy(), SHIPPED)).nodes:
             command = ("node", name, "--stand-in")
-            children.append(await exits.enter_async_context(Child.started(name, command, logs)))
+            nodes.append(await exits.enter_async_context(Child.started(name, command, logs)))
         # The nodes get ready while its prices are looked up.
         revision = active or await policies.seed(shipped_policy(), SHIPPED)
-        for child in children:
+        for child in (router, *edges, *nodes):
             await child.tell(url)
-        async with _kept(children, say):
+        async with _kept((edges, nodes, [router]), say):
             await _ready(bus, beats, heard, revision.policy.nodes.keys(), logs)
             say("router", f"policy revision {revision.number}", True)
-            yield Stack(url, server, bus, revision, beats, logs, time.monotonic() - begun)
+            http = None if http_port is None else await _edge_listens(http_port, logs)
+            if http is not None:
+                say("edge", f"{http}  for clients of OpenAI and Anthropic; {http}/docs", True)
+            yield Stack(url, server, bus, revision, beats, http, logs, time.monotonic() - begun)
 
 
 @asynccontextmanager
@@ -96,19 +109,18 @@ async def _hearing(bus: JetStreamBus, beats: dict[str, Heartbeat]) -> AsyncItera
 
 
 @asynccontextmanager
-async def _kept(children: list[Child], say: Say) -> AsyncIterator[None]:
-    """Keep the children running; then stop the nodes, and the router last."""
-    router, *nodes = children
+async def _kept(groups: Sequence[Sequence[Child]], say: Say) -> AsyncIterator[None]:
+    """Keep the children running; then stop them, one group after the other."""
     with one_error():
         async with asyncio.TaskGroup() as tasks:
-            keepers = [tasks.create_task(child.keep(say)) for child in children]
+            keepers = [tasks.create_task(child.keep(say)) for group in groups for child in group]
             try:
                 yield
             finally:
                 for keeper in keepers:
                     keeper.cancel()
-                await asyncio.gather(*(node.stop() for node in nodes))
-                await router.stop()
+                for group in groups:
+                    await asyncio.gather(*(child.stop() for child in group))
 
 
 async def _ready(
@@ -125,6 +137,33 @@ async def _ready(
     except TimeoutError:
         names = ", ".join(sorted(missing))
         raise StackError(f"{names} did not come up within {READY_S:g} s; the logs: {logs}") from None
+
+
+def _free_port(port: int) -> int:
+    """The port, or one for 0. Raises StackError."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((LOOPBACK, port))
+        except OSError as error:
+            words = f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; choose another with --http-port"
+            raise StackError(words) from None
+        return int(trial.getsockname()[1])
+
+
+async def _edge_listens(port: int, logs: Path) -> str:
+    try:
+        async with asyncio.timeout(READY_S):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(LOOPBACK, port)
+                except OSError:
+                    await asyncio.sleep(PING_S)
+                else:
+                    writer.close()
+                    return f"http://{LOOPBACK}:{port}"
+    except TimeoutError:
+        raise StackError(f"the edge did not come up within {READY_S:g} s; the logs: {logs}") from None
 
 
 async def _router_answers(bus: JetStreamBus) -> None:

@@ -56,7 +56,7 @@ class Screen:
             yield status
 
 
-async def stay_up(store: Path, router: Child, port: int, url: str | None, *, as_json: bool) -> None:
+async def stay_up(store: Path, router: Child, port: int, url: str | None, http_port: int, *, as_json: bool) -> None:
     stop = asyncio.Event()
 
     def told() -> None:
@@ -68,7 +68,7 @@ async def stay_up(store: Path, router: Child, port: int, url: str | None, *, as_
         asyncio.get_running_loop().add_signal_handler(number, told)
     screen = Screen(quiet=as_json)
     with screen.busy("starting") as status:
-        async with stack(store, router, screen.say, port=port, url=url) as running:
+        async with stack(store, router, screen.say, port=port, url=url, http_port=http_port) as running:
             await show_nodes(screen, running)
             if as_json:
                 print_json(_facts(running), indent=None)
@@ -147,6 +147,7 @@ def _facts(running: Stack) -> dict[str, object]:
     return {
         "ready": True,
         "url": running.url,
+        "http": running.http,
         "started_s": round(running.started_s, 3),
         "policy": running.revision.number,
         "logs": str(running.logs),

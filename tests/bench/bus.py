@@ -162,7 +162,7 @@ async def time_to_first_answer() -> float:
     with tempfile.TemporaryDirectory(prefix="llmbus-start-") as directory:
         port = _free_port()
         begun = time.perf_counter()
-        with process(str(BIN / "llmbus"), "up", "--store", directory, "--port", str(port)):
+        with process(str(BIN / "llmbus"), "up", "--store", directory, "--port", str(port), "--http-port", "0"):
             while True:
                 try:
                     async with Client.connect(f"nats://127.0.0.1:{port}", "bench", wait_s=0.2) as client:

@@ -17,7 +17,7 @@ from ops.broker import server_path
 OPS = Path(__file__).resolve().parents[2] / "ops"
 PAGE = (OPS / "docs/two-machines.md").read_text(encoding="utf-8")
 LLMBUS = str(Path(sys.executable).with_name("llmbus"))
-ROLES = ("nats", "router", "node")
+ROLES = ("nats", "router", "node", "edge")
 SETTINGS = "NATS_URL=nats://169.254.19.104:4222\nLLMBUS_NODE=macmini\n"
 
 
@@ -72,7 +72,7 @@ def test_launchd_and_systemd_start_the_same(role: str, home: Path) -> None:
     assert service.get("EnvironmentFile") == (None if role == "nats" else "%h/.config/llmbus/env")
 
 
-@pytest.mark.parametrize("role", ["router", "node"])
+@pytest.mark.parametrize("role", ["router", "node", "edge"])
 def test_llmbus_knows_what_it_is_started_with(role: str, home: Path) -> None:
     words = launched(role, home)[2:]
     assert words[0] == role
@@ -96,9 +96,10 @@ def test_systemd_takes_the_unit(role: str, home: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_node_is_given_the_time_to_finish() -> None:
-    plist = plistlib.loads((OPS / "launchd/llmbus.node.plist").read_bytes())
-    assert plist["ExitTimeOut"] == int(unit("node")["Service"]["TimeoutStopSec"]) > 30
+@pytest.mark.parametrize("role", ["node", "edge"])
+def test_what_runs_is_given_the_time_to_finish(role: str) -> None:
+    plist = plistlib.loads((OPS / f"launchd/llmbus.{role}.plist").read_bytes())
+    assert plist["ExitTimeOut"] == int(unit(role)["Service"]["TimeoutStopSec"]) > 30
 
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^ +(llmbus .+)$|`(llmbus [a-z][^`]*)`", PAGE, re.MULTILINE))))

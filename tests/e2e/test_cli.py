@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -35,6 +36,7 @@ ENVIRON = {
 }
 PATIENCE_S = 30.0
 NODES = {"macbook", "macmini", "cloud"}
+UP = ("up", "--port", "-1", "--http-port", "0")
 
 
 def llmbus(*arguments: str, url: str | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -108,7 +110,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A whole llmbus, shared by the tests that leave it well."""
     store = tmp_path_factory.mktemp("store")
-    with running("up", "--store", str(store), "--port", "-1", "--json") as up:
+    with running(*UP, "--store", str(store), "--json") as up:
         started = ready(up)
         assert started["nodes"].keys() == NODES
         assert all(model["stand_in"] for models in started["nodes"].values() for model in models.values())
@@ -376,12 +378,16 @@ def test_doctor_says_what_is_missing_and_shows_no_secret(url: str) -> None:
 
 
 def test_up_and_down(tmp_path: Path) -> None:
-    with running("up", "--store", str(tmp_path), "--port", "-1", "--json") as up:
-        url = ready(up)["url"]
+    with running(*UP, "--store", str(tmp_path), "--json") as up:
+        url, http = (facts := ready(up))["url"], facts["http"]
         started = family(up)
-        assert f"in use by process {up.pid}" in refusal("up", "--store", str(tmp_path), "--port", "-1")
+        asked = {"messages": [{"role": "user", "content": "안녕"}]}
+        with httpx.Client(trust_env=False) as client:
+            body = client.post(f"{http}/v1/chat/completions", json=asked).json()
+        assert body["choices"][0]["message"]["content"].endswith("안녕")
+        assert f"in use by process {up.pid}" in refusal(*UP, "--store", str(tmp_path))
         port = url.rpartition(":")[2]
-        assert "--port" in refusal("up", "--store", str(tmp_path / "other"), "--port", port)
+        assert "--port" in refusal("up", "--store", str(tmp_path / "other"), "--port", port, "--http-port", "0")
         node = next(process for process in started if "macbook" in process.cmdline())
         broker = next(process for process in started if "nats-server" in process.cmdline()[0])
         for killed in (node, broker):
@@ -397,10 +403,10 @@ def test_up_and_down(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
-    with running("up", "--store", str(tmp_path), "--port", "-1", "--json") as up:
+    with running(*UP, "--store", str(tmp_path), "--json") as up:
         ready(up)
         started = family(up)
-        assert len(started) == 6  # the broker and its guard, the router, three nodes
+        assert len(started) == 7  # the broker and its guard, the router, the edge, three nodes
         up.kill()
     eventually(lambda: gone(started), "something lives on")
 

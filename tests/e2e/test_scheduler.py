@@ -10,7 +10,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from ops.compose import node
-from schemas import Heartbeat, LlmRequest, Reply
+from schemas import Heartbeat, Host, LlmRequest, Reply
 from subjects.streams import NODES_BUCKET
 from tests.support.fake_ollama import FakeModel, FakeOllama
 from tests.support.inside import Inside, inside
@@ -154,4 +154,32 @@ async def test_a_model_that_was_silent_once_and_is_well_stays() -> None:
         assert (await here.ask("coder")).model == "echo"
         await asked_until_it_answers(here, "coder")
         assert [chat["options"].get("num_predict") for chat in here.ollama.chats] == [None, 1, None]
+        assert here.ollama.loads == ["coder:x"]
+
+
+async def test_an_ollama_killed_under_load_loses_nothing_and_is_used_again() -> None:
+    async with machine(default=["echo"]) as here:
+        here.ollama.gate.clear()
+        asked = [asyncio.ensure_future(here.ask(model)) for model in ["coder", "reviewer"] * 10]
+        await here.ollama.load_began.wait()
+        await here.ollama.die()
+        replies = await asyncio.gather(*asked)
+        assert {reply.model for reply in replies} == {"echo"}
+        here.ollama.gate.set()
+        await here.ollama.come_back()
+        await asked_until_it_answers(here, "coder")
+
+
+async def test_memory_that_another_program_takes_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = int(2e9)  # of 8: enough for the reviewer only
+    monkeypatch.setattr("ops.bench.look", lambda: Host(memory_total_bytes=int(8e9), memory_free_bytes=free))
+    monkeypatch.setattr("router.scheduler.LOOK_S", 0.05)
+    async with machine() as here:
+        asked = asyncio.ensure_future(here.ask("coder"))
+        async with asyncio.timeout(5):
+            while not (await here.state()).models["coder"].waiting:
+                await asyncio.sleep(0.05)
+        assert here.ollama.loads == []
+        free = int(8e9)
+        assert (await asked).status == "ok"
         assert here.ollama.loads == ["coder:x"]

@@ -59,6 +59,15 @@ class FakeOllama:
     async def __aexit__(self, *_: object) -> None:
         await self._server.__aexit__()
 
+    async def die(self) -> None:
+        """Killed: every connection is cut, and nothing is in memory."""
+        await self._server.close()
+        self.memory.loaded.clear()
+
+    async def come_back(self) -> None:
+        """Started again, at the same address."""
+        self._server = await ScriptedUpstream(self._route, port=self._server.port).__aenter__()
+
     @property
     def in_memory(self) -> set[str]:
         return set(self.memory.loaded)

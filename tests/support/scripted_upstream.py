@@ -91,8 +91,9 @@ Script = Callable[[Exchange], Awaitable[None]]
 class ScriptedUpstream:
     """Serves each request by `script`, which may be changed at any time."""
 
-    def __init__(self, script: Script | None = None, *, listed: bytes | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, listed: bytes | None = None, port: int = 0) -> None:
         self.script = script
+        self.port = port
         self.listed = listed
         """What it answers to any GET, outside the script: the list of its models."""
         self.exchanges: list[Exchange] = []
@@ -102,8 +103,8 @@ class ScriptedUpstream:
         self._open: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         return self
 

@@ -1,9 +1,16 @@
-"""The doors of the edge as an ASGI application."""
+"""The doors of the edge as an ASGI application.
+
+A door is added with one line in `create_app`: `_post` for one whose requests go on the bus (a `Door`), `_on` for any
+other (a coroutine of the edge and the request that returns a response or raises RequestFailedError). What `/docs`
+says about it, with examples that the tests run as written, is its entry in `examples.py`; `openapi.py` adds what is the
+same for all: errors, headers, keys.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +22,7 @@ from adapters.edge.ports import Edge
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handle = Callable[[Edge, Request], Awaitable[Response]]
 
 REFUSALS: Final = {404: ErrorType.NO_ROUTE, 405: ErrorType.BAD_REQUEST}
 
@@ -28,12 +35,33 @@ def create_app(edge: Edge) -> FastAPI:
     return app
 
 
-def _post(app: FastAPI, edge: Edge, path: str, door: Door, body: type[Any], tag: str) -> None:
-    async def handle(request: Request) -> Response:
+def _post(app: FastAPI, edge: Edge, path: str, door: Door, body: type[BaseModel], tag: str) -> None:
+    """A door whose requests go on the bus; `body` is what it reads."""
+
+    async def handle(edge: Edge, request: Request) -> Response:
         return await exchange(edge, door, request)
 
-    schema = {"application/json": {"schema": body.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    app.post(path, tags=[tag], name=path, openapi_extra={"requestBody": {"content": schema, "required": True}})(handle)
+    _on(app, edge, "POST", path, handle, tag, body)
+
+
+def _on(
+    app: FastAPI, edge: Edge, method: str, path: str, handle: Handle, tag: str, body: type[BaseModel] | None = None
+) -> None:
+    """Any other endpoint. A parameter of its path needs no more than its name in braces."""
+
+    async def endpoint(request: Request) -> Response:
+        return await handle(edge, request)
+
+    app.add_api_route(
+        path, endpoint, methods=[method], tags=[tag], name=path, response_model=None, openapi_extra=_extra(body)
+    )
+
+
+def _extra(body: type[BaseModel] | None) -> dict[str, Any]:
+    if body is None:
+        return {}
+    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
 async def _no_such_door(request: Request, error: HTTPException) -> Response:

@@ -1,7 +1,7 @@
 """What a door is: translations between one HTTP dialect and the bus. Pure; `exchange.py` does all the rest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from adapters.edge.wishes import Wishes
@@ -30,6 +30,8 @@ class Asked:
     """As the client named it, for answers that must repeat it before anybody has answered."""
     with_usage: bool = False
     """A stream that ends with its usage."""
+    echo: Mapping[str, Any] = field(default_factory=dict)
+    """What an answer repeats of what was asked, in the dialect's own form."""
 
 
 class Speech(Protocol):
@@ -45,7 +47,7 @@ class Speech(Protocol):
         """The end of a whole answer."""
 
     def error(self, error: Error, status: int) -> bytes:
-        """The end of an answer that is not whole; needs nothing of what was said before."""
+        """The end of an answer that is not whole, whatever was said before."""
 
 
 class Door(Protocol):

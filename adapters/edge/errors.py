@@ -1,5 +1,6 @@
 """Typed errors in the words of the caller's dialect, and their HTTP statuses."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -58,6 +59,8 @@ OPENAI_TYPES: Final[Mapping[int, str]] = {
 }
 SHOWN_ERRORS: Final = 3
 JSON: Final = "application/json"
+_FIELD = re.compile(r"(?!body:)([a-z_]\w*(?:\.\w+)*): ")
+_UNKNOWN = re.compile(r"unknown (model|capability) ")
 
 
 def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
@@ -65,15 +68,24 @@ def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
     whole = error.model_dump(mode="json", exclude_none=True)
     match shape:
         case "openai":
-            code = "model_not_found" if error.type is ErrorType.NO_ROUTE else error.type.value
+            param = _param(error)
+            unknown = error.type is ErrorType.NO_ROUTE and param == "model"
+            code = "model_not_found" if unknown else error.type.value
             kind = OPENAI_TYPES.get(status, "server_error")
-            return {"error": {"message": error.message, "type": kind, "param": None, "code": code, "llm": whole}}
+            return {"error": {"message": error.message, "type": kind, "param": param, "code": code, "llm": whole}}
         case "anthropic":
             kind = ANTHROPIC_TYPES.get(status, "api_error")
             said = {"type": kind, "message": error.message, "llm": whole}
             return {"type": "error", "error": said, "request_id": error.request_id}
         case "native":
             return {"error": whole}
+
+
+def _param(error: Error) -> str | None:
+    """The field that an error is about, as `messages[0].role`; its message begins with it."""
+    said = {ErrorType.BAD_REQUEST: _FIELD, ErrorType.NO_ROUTE: _UNKNOWN}.get(error.type)
+    found = said and said.match(error.message)
+    return re.sub(r"\.(\d+)", r"[\1]", found[1]) if found else None
 
 
 def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, bytes] | None:
@@ -98,9 +110,11 @@ def explained(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [
-        f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}"
-        for e in found[:SHOWN_ERRORS]
-    ]
+    lines = [f"{_path(e['loc']) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in found[:SHOWN_ERRORS]]
     more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
     return "; ".join(lines) + more
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """Without what pydantic calls the members of a union."""
+    return ".".join(str(step) for step in place if step not in ("str", "float", "int") and "[" not in str(step))

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from adapters.edge import facts
-from adapters.edge.door import Asked, Door, Shape, Speech
+from adapters.edge.door import Asked, Door, Shape
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
 from adapters.edge.ports import Edge, Submission
 from adapters.edge.told import Told, has_content
@@ -190,6 +190,7 @@ class _Out:
         self._send = send
         self._turn = asyncio.Lock()
         self.begun = False
+        self._ended = False
         self.written_s = asyncio.get_running_loop().time()
 
     async def begin(self, pairs: facts.Pairs) -> None:
@@ -202,7 +203,10 @@ class _Out:
 
     async def _put(self, message: Message) -> None:
         async with self._turn, asyncio.timeout(SEND_S):
+            if self._ended:
+                return  # a ping that had to wait for its turn
             await self._send(message)
+            self._ended = not message.get("more_body", True)
             self.written_s = asyncio.get_running_loop().time()
 
 
@@ -216,6 +220,7 @@ class Answering(Response):
         self._asked = asked
         self._submission = submission
         self._rid = submission.rid
+        self._speech = door.speech(asked, submission.rid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         out = _Out(send)
@@ -245,21 +250,21 @@ class Answering(Response):
         return response
 
     async def _stream(self, out: _Out) -> None:
-        speech = self._door.speech(self._asked, self._rid)
-        async with self._edge.requests.opened(self._submission) as pending, self._pinging(out, speech):
+        async with self._edge.requests.opened(self._submission) as pending, self._pinging(out):
             if not self._submission.stream:
-                await self._finish(out, speech, Told(), await pending.reply())
+                await self._finish(out, Told(), await pending.reply())
                 return
             async with aclosing(pending.items()) as items:
-                await self._pieces(out, speech, items)
+                await self._pieces(out, items)
 
-    async def _pieces(self, out: _Out, speech: Speech, items: AsyncIterator[Chunk | Reply]) -> None:
+    async def _pieces(self, out: _Out, items: AsyncIterator[Chunk | Reply]) -> None:
         told, first = Told(), None
         async for item in items:
             if isinstance(item, Reply):
-                await self._finish(out, speech, told, item)
+                await self._finish(out, told, item)
                 return
-            first = item if item.n == 0 else first
+            if item.n == 0 or (first and first.attempt_id != item.attempt_id):
+                first = item
             if not told.continues(item):
                 words = "the attempt that was answering broke off; the whole answer can be fetched once it is there"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
@@ -267,9 +272,9 @@ class Answering(Response):
                 await out.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                await out.write(speech.piece(piece))
+                await out.write(self._speech.piece(piece))
 
-    async def _finish(self, out: _Out, speech: Speech, told: Told, reply: Reply) -> None:
+    async def _finish(self, out: _Out, told: Told, reply: Reply) -> None:
         if reply.error is not None:
             raise RequestFailedError(reply.error, reply)
         rest = told.rest(reply)
@@ -277,20 +282,19 @@ class Answering(Response):
             words = "what was sent is not how the answer begins; fetch the whole one"
             raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="yes")
         await out.begin(facts.of_reply(reply))
-        await out.write(b"".join(map(speech.piece, rest)) + speech.end(reply), more=False)
+        await out.write(b"".join(map(self._speech.piece, rest)) + self._speech.end(reply), more=False)
 
     async def _failed(self, out: _Out, error: Error, reply: Reply | None) -> Response | None:
         """A status while there is a choice; else the end of the stream says so, and cannot be taken for a whole one."""
         shape = self._door.shape
         if out.begun:
-            speech = self._door.speech(self._asked, self._rid)
-            await out.write(speech.error(error, STATUS[error.type]), more=False)
+            await out.write(self._speech.error(error, STATUS[error.type]), more=False)
             return None
         own = upstreams_own(reply, shape, self._edge.policy()) if reply else None
         return refused(error, shape, own=own, more=facts.of_reply(reply) if reply else None)
 
     @asynccontextmanager
-    async def _pinging(self, out: _Out, speech: Speech) -> AsyncIterator[None]:
+    async def _pinging(self, out: _Out) -> AsyncIterator[None]:
         """While nothing comes, say that it lives."""
 
         async def ping() -> None:
@@ -298,7 +302,7 @@ class Answering(Response):
                 quiet_s = asyncio.get_running_loop().time() - out.written_s
                 if quiet_s >= self._edge.ping_s:
                     await out.begin(facts.of_request(self._rid))
-                    await out.write(speech.ping)
+                    await out.write(self._speech.ping)
                 else:
                     await asyncio.sleep(self._edge.ping_s - quiet_s)
 

@@ -27,6 +27,7 @@ class Reading(ABC):
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, dict[str, Any]] = {}
+        self._places: dict[int, int] = {}
         self._size = 0
         self.pieces = 0
         """What the answer has grown by; the patience for the next piece starts anew with each."""
@@ -64,6 +65,7 @@ class Reading(ABC):
         """A piece of call number `index`; pieces of several calls may come mixed. Returns the call so far."""
         arguments = arguments or ""
         self.grow(arguments)
+        index = self._places.setdefault(index, len(self._places))  # some servers count from 1
         call = self._tool_calls.setdefault(
             index, {"id": call_id or f"call_{index}", "type": "function", "function": {"name": "", "arguments": []}}
         )

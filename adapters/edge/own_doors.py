@@ -39,6 +39,7 @@ class OwnRequest(Wishes):
     context: str | dict[str, Any] | list[Any] | None = None
     """Joined before the prompt; what is no text, as JSON."""
     stream: bool = False
+    metadata: dict[str, Any] | None = None
 
     def context_text(self) -> str | None:
         return self.context if isinstance(self.context, str | None) else to_json(self.context).decode()
@@ -95,7 +96,7 @@ class Route:
         asked = request(
             said, prompt=said.prompt, context=said.context_text(), task=said.task_type or said.task, model=model,
             preferences=with_preferences(said, {"max_tokens": said.max_tokens, "temperature": said.temperature}),
-            stream=said.stream and not said.buffered,
+            stream=said.stream and not said.buffered, metadata=said.metadata,
         )  # fmt: skip
         return Asked(asked, capability, sse=said.stream)
 
@@ -132,7 +133,7 @@ class ApiChat:
         capability, _ = placed(None, said, policy)
         asked = request(
             said, prompt=said.message, context=said.context_text(), preferences=with_preferences(said, {}),
-            stream=said.stream and not said.buffered,
+            stream=said.stream and not said.buffered, metadata=said.metadata,
         )  # fmt: skip
         return Asked(asked, capability, sse=said.stream)
 

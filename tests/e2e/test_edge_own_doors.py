@@ -72,8 +72,7 @@ async def test_agents_talk_as_they_always_did() -> None:
         assert "밤이다 인사해 줘" in body["response"]
         told = body["metadata"]
         assert (body["model_used"], told["provider"]) == ("echo", "loopback")
-        assert (told["cost"], told["tokens_used"]) == (told["cost"] or None, told["tokens_used"] or None)
-        assert told["response_time"] > 0
+        assert min(told["cost"], told["tokens_used"], told["response_time"]) > 0
         assert "strategy=speed" in told["decision"]
         same = await whole.client.route_request("npc-ai", "code", "인사해 줘", context="밤이다")
         assert same.keys() == body.keys()
@@ -98,7 +97,7 @@ async def test_a_stream_is_pieces_and_then_the_same_reply_or_an_error() -> None:
 async def test_one_bad_item_of_a_batch_fails_no_other_and_their_order_is_kept() -> None:
     items = [says("첫째", delay_ms=80), says(" "), 5, says("넷째"), {**says("다섯째"), "stream": True}]
     async with inside() as whole, edge_on(whole.url) as http:
-        response = await http.post("/batch", json=items, headers={"idempotency-key": "b1"})
+        response = await http.post("/batch", json={"requests": items}, headers={"idempotency-key": "b1"})
         body = response.json()
         assert response.status_code == 200
         assert (body["id"], body["total"], body["succeeded"], body["failed"]) == ("b1", 5, 2, 3)
@@ -111,8 +110,6 @@ async def test_one_bad_item_of_a_batch_fails_no_other_and_their_order_is_kept() 
         # Each is a request of its own, and stays.
         reply = await whole.bus.last("LLM_REPLIES", "llm.res.local.b1-3")
         assert reply is not None
-        again = await http.post("/batch", json={"requests": items}, headers={"idempotency-key": "b1"})
-        assert again.json()["results"][0]["latency_ms"] == results[0]["latency_ms"]
 
 
 async def test_what_is_no_batch_is_refused_whole() -> None:

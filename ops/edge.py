@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from adapters.bus import open_bus
 from adapters.edge.app import create_app
 from adapters.edge.ports import Edge, Submission
+from adapters.fleet import Fleet
 from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
 from ops.compose import quicken
@@ -63,9 +64,10 @@ async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         holder = InForce(PolicyInForce(active.number, active.policy))
-        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy))
+        fleet = Fleet(bus, lambda: holder.in_force.policy)
+        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy, fleet))
         with one_error():
-            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed:
+            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed, fleet.listening():
                 following = tasks.create_task(follow_policy(store, holder, changed))
                 try:
                     async with _serving(app, _listening(host, port)) as address:

@@ -15,21 +15,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from adapters.edge import batch, fleet_doors
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
+from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 
 Handle = Callable[[Edge, Request], Awaitable[Response]]
 
+ROLES: Final = ("architect", "coder", "reviewer")
+"""Of the policy's models, that have a door of their own."""
 REFUSALS: Final = {404: ErrorType.NO_ROUTE, 405: ErrorType.BAD_REQUEST}
 
 
 def create_app(edge: Edge) -> FastAPI:
     app = FastAPI(title="llmbus", summary="Every LLM client on a bus that loses nothing.", redoc_url=None)
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
+    _own_doors(app, edge)
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestFailedError)(_refused)
     return app
@@ -62,6 +67,17 @@ def _extra(body: type[BaseModel] | None) -> dict[str, Any]:
         return {}
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
+
+
+def _own_doors(app: FastAPI, edge: Edge) -> None:
+    tag = "Own doors"
+    route = Route(edge.fleet, edge.policy)
+    _post(app, edge, "/route", route, RouteRequest, tag)
+    for role in ROLES:
+        _post(app, edge, f"/{role}", Route(edge.fleet, edge.policy, role), RouteRequest, tag)
+    _post(app, edge, "/api/chat", ApiChat(), ApiChatRequest, tag)
+    batch.add(app, edge, route, tag)
+    fleet_doors.add(app, edge, tag)
 
 
 async def _no_such_door(request: Request, error: HTTPException) -> Response:

@@ -18,6 +18,10 @@ DEFAULT_CAPABILITY = "chat"
 ANY_MODEL = frozenset({"auto", "default", ""})
 
 
+class NoRouteError(ValueError):
+    """Nobody of the policy can take it, by what a door alone knows: its answer is a 404."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as a door has read it."""
@@ -56,7 +60,7 @@ class Door(Protocol):
     shape: Shape
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        """Raises pydantic.ValidationError, and ValueError that says what would be right."""
+        """Raises pydantic.ValidationError, and ValueError that says what would be right; NoRouteError."""
 
     def answer(self, asked: Asked, reply: Reply) -> Any:
         """The JSON body of a whole answer."""

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from adapters.edge import facts
-from adapters.edge.door import Asked, Door, Shape
+from adapters.edge.door import Asked, Door, NoRouteError, Shape
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
 from adapters.edge.ports import Edge, Submission
 from adapters.edge.told import Told, has_content
@@ -54,7 +54,11 @@ def request_id(headers: Mapping[str, str]) -> str:
     key = headers.get("idempotency-key")
     if not key:
         return uuid.uuid4().hex
-    return key if is_token(key) and not _RESERVED.match(key) else f"key-{sha256(key.encode()).hexdigest()[:48]}"
+    return key if is_usable_id(key) else f"key-{sha256(key.encode()).hexdigest()[:48]}"
+
+
+def is_usable_id(rid: str) -> bool:
+    return is_token(rid) and not _RESERVED.match(rid)
 
 
 async def exchange(edge: Edge, door: Door, request: Request) -> Response:
@@ -64,18 +68,20 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
         client = edge.identity.caller(request.headers, rid)
         body = await read_body(request, edge.policy().limits.max_body_bytes, rid)
         asked = read(edge, door, body, request.headers, rid)
-        submission = _submission(asked, client, rid, request.headers)
+        submitted = submission(asked, client, rid, request.headers)
         if respond_async(request.headers):
-            return await accepted(edge, submission)
-        return Answering(edge, door, asked, await admitted(edge, submission))
+            return await accepted(edge, submitted)
+        return Answering(edge, door, asked, await admitted(edge, submitted))
     except RequestFailedError as refusal:
         return refused(refusal.error, door.shape)
 
 
 def read(edge: Edge, door: Door, body: bytes, headers: Mapping[str, str], rid: str) -> Asked:
-    """Raises RequestFailedError: bad_request."""
+    """Raises RequestFailedError: bad_request, no_route."""
     try:
         asked = door.read(body, headers, edge.policy())
+    except NoRouteError as error:
+        raise RequestFailedError.of(ErrorType.NO_ROUTE, rid, str(error)) from None
     except ValueError as error:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, explained(error)) from None
     if not is_token(asked.capability):
@@ -149,7 +155,7 @@ def _digits(length: str) -> str:
     return length if length.isascii() and length.isdigit() and len(length) < 20 else "0"
 
 
-def _submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
+def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
     trace = headers.get(h.TRACEPARENT)
     return Submission(
         client, rid, asked.capability, asked.request.encode(), asked.request.deadline_ms, asked.request.stream,

@@ -180,7 +180,9 @@ class Client:
     ) -> AsyncGenerator[Chunk | Reply, None]:
         with self._mailbox.expecting(self.name, rid) as heard:
             async with feed(self._bus, self.name, rid, attempt_id=attempt_id, after=after) as pieces:
-                coming = pieces.until(self._any_reply(heard, rid), look_first=True, silence_s=silence_s)
+                coming = pieces.until(
+                    any_reply(self._mailbox, heard, self.name, rid), look_first=True, silence_s=silence_s
+                )
                 try:
                     async with aclosing(coming) as items:
                         async for item in items:
@@ -196,15 +198,6 @@ class Client:
         # A prompt that is none is refused by the router, typed, as one without a stream is.
         body = json.dumps({"prompt": request, "stream": True}, ensure_ascii=False)
         return await self.submit(body, capability=capability, request_id=rid)
-
-    async def _any_reply(self, heard: Heard, rid: str) -> Letter:
-        """Raises TimeoutError when there can be none any more."""
-        longest_s = (MAX_DEADLINE_MS + REPLY_GRACE_MS) / 1000
-        letter = await self._mailbox.stored(self.name, rid)
-        letter = letter or await self._mailbox.wait(heard, self.name, rid, longest_s)
-        if letter is None:
-            raise TimeoutError
-        return letter
 
     async def _withdraw(self, rid: str) -> None:
         """Cancel a request whose caller leaves, as well as that can be done in a short time."""
@@ -248,6 +241,15 @@ async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     if letter is None:
         message = f"no reply within its deadline; it may still come at llm.res.{ticket.client}.{ticket.request_id}"
         raise RequestFailedError.of(ErrorType.DEADLINE_EXCEEDED, ticket.request_id, message, spent="unknown")
+    return letter
+
+
+async def any_reply(mailbox: Mailbox, heard: Heard, client: str, rid: str) -> Letter:
+    """The reply to whatever request has this id. Raises UnavailableError, TimeoutError when none can come any more."""
+    longest_s = (MAX_DEADLINE_MS + REPLY_GRACE_MS) / 1000
+    letter = await mailbox.stored(client, rid) or await mailbox.wait(heard, client, rid, longest_s)
+    if letter is None:
+        raise TimeoutError
     return letter
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from adapters.bus.clock import BusClock
 from adapters.bus.connection import PING_INTERVAL_S, BusClient, connect
-from adapters.bus.provision import ensure_consumer, provision
+from adapters.bus.provision import ProvisionError, ensure_consumer, provision, provision_memory
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 API_TIMEOUT_S = 5.0
 CLOCK_S = 30.0
+NOT_READY_S = 0.5
 LAST_FLUSH_S = 1.0
 """What is written gets this long to leave; a broker that is gone holds nobody up."""
 READ_BATCH = 256
@@ -34,8 +35,9 @@ READ_BATCH = 256
 class JetStreamBus:
     """One connection's view of the bus; made by `open_bus`."""
 
-    def __init__(self, client: BusClient) -> None:
+    def __init__(self, client: BusClient, *, makes: bool = False) -> None:
         self.client = client
+        self._makes = makes
         self._clock = BusClock()
         self._clock_unread = asyncio.Event()
         self._link = Link(up=True, since_ms=0)
@@ -126,12 +128,22 @@ class JetStreamBus:
         seq = start_seq
         while True:
             ask = {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH}
-            letters, more = await self._direct_batch(stream, ask)
+            letters, pending = await self._direct_batch(stream, ask)
             for letter in letters:
                 yield letter
-            if not more or not letters:
+            if not pending or not letters:
                 return
             seq = letters[-1].seq + 1
+
+    async def count(self, stream: str, subject: str, start_seq: int = 1) -> int:
+        """How many messages of a subject lie there from a sequence on."""
+        ask = {"seq": max(1, start_seq), "next_by_subj": subject, "batch": 1}
+        letters, pending = await self._direct_batch(stream, ask)
+        return len(letters) + pending
+
+    async def lasts(self, stream: str, subjects: Sequence[str]) -> list[Letter]:
+        """The newest message of each subject (wildcards allowed) that has one; at most 1024 of them."""
+        return (await self._direct_batch(stream, {"multi_last": list(subjects)}))[0] if subjects else []
 
     async def delete(self, stream: str, seq: int) -> None:
         await self._request(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
@@ -140,15 +152,20 @@ class JetStreamBus:
         """Keep publishes and the clock alive, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publisher.watch())
+            pause_s = CLOCK_S
             while True:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(CLOCK_S):
+                    async with asyncio.timeout(pause_s):
                         await self._clock_unread.wait()
                 self._clock_unread.clear()
+                pause_s = CLOCK_S
                 try:
                     await self.read_clock()
-                except UnavailableError as error:
-                    log.warning("clock.unread", error=str(error))
+                    if self._makes:
+                        await provision_memory(self.client)
+                except (UnavailableError, ProvisionError) as error:
+                    log.warning("bus.not_ready", error=str(error))
+                    pause_s = NOT_READY_S
 
     async def open(self) -> None:
         await self._publisher.open()
@@ -190,8 +207,8 @@ class JetStreamBus:
             raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
         return _letter(msg)
 
-    async def _direct_batch(self, stream: str, ask: dict[str, object]) -> tuple[list[Letter], bool]:
-        """Letters, and whether there are more: the broker ends a batch by size too."""
+    async def _direct_batch(self, stream: str, ask: dict[str, object]) -> tuple[list[Letter], int]:
+        """Letters, and how many more there are: the broker ends a batch by size too."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         inbox = self.client.new_inbox()
         sub = await self.client.subscribe(inbox)
@@ -205,7 +222,7 @@ class JetStreamBus:
         finally:
             if not self.client.is_closed:
                 await sub.unsubscribe()
-        return letters, (msg.headers or {}).get("Nats-Num-Pending", "0") != "0"
+        return letters, int((msg.headers or {}).get("Nats-Num-Pending", "0"))
 
 
 def _letter(msg: Msg) -> Letter | None:
@@ -232,7 +249,10 @@ _DIRECT_HEADERS = frozenset(
 async def open_bus(
     url: str, *, name: str, wait_s: float = 5.0, make: bool = False, ping_s: int = PING_INTERVAL_S
 ) -> AsyncIterator[JetStreamBus]:
-    """The bus at `url`; `make` creates or updates its streams first. Raises UnavailableError, ProvisionError."""
+    """The bus at `url`. Raises UnavailableError, ProvisionError.
+
+    `make` creates or updates its streams first, and those in memory anew when the broker has restarted.
+    """
     bus: JetStreamBus | None = None
 
     async def on_reconnect() -> None:
@@ -248,7 +268,7 @@ async def open_bus(
     ) as client:
         if make:
             await provision(client)
-        bus = JetStreamBus(client)
+        bus = JetStreamBus(client, makes=make)
         await bus.open()
         with one_error():
             async with asyncio.TaskGroup() as tasks:

@@ -36,6 +36,13 @@ async def provision(client: Client) -> None:
     )
 
 
+async def provision_memory(client: Client) -> None:
+    """The streams that a broker forgets when it restarts, its word for them included. Raises ProvisionError."""
+    for spec in STREAMS:
+        if spec.storage == "memory":
+            await _ensure_stream(client, stream_config(spec))
+
+
 async def ensure_consumer(client: Client, spec: ConsumerSpec) -> None:
     """Create the durable consumer, or bring it to what `spec` says."""
     answer = await _ask(

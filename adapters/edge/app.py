@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
 from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
+from adapters.edge.requests_door import requests_door
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 
@@ -35,7 +37,9 @@ def create_app(edge: Edge) -> FastAPI:
     app = FastAPI(title="llmbus", summary="Every LLM client on a bus that loses nothing.", redoc_url=None)
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
     _own_doors(app, edge)
+    app.include_router(requests_door(edge))
     app.exception_handler(HTTPException)(_no_such_door)
+    app.exception_handler(RequestValidationError)(_bad_query)
     app.exception_handler(RequestFailedError)(_refused)
     return app
 
@@ -87,6 +91,12 @@ async def _no_such_door(request: Request, error: HTTPException) -> Response:
     response = refused(Error.of(kind, request_id(request.headers), words), shape_of(request.url.path))
     response.status_code = status
     return response
+
+
+async def _bad_query(request: Request, error: RequestValidationError) -> Response:
+    found = error.errors()[0]
+    words = f"{found['loc'][-1]}: {found['msg']}"
+    return refused(Error.of(ErrorType.BAD_REQUEST, request_id(request.headers), words), shape_of(request.url.path))
 
 
 async def _refused(request: Request, error: RequestFailedError) -> Response:

@@ -20,21 +20,11 @@ from starlette.types import Receive, Scope, Send
 from adapters.edge import facts
 from adapters.edge.door import Asked
 from adapters.edge.errors import JSON, error_body
-from adapters.edge.exchange import (
-    CANCEL_S,
-    CallerGoneError,
-    admitted,
-    is_usable_id,
-    read,
-    read_body,
-    refused,
-    request_id,
-    respond_async,
-    submission,
-    while_connected,
-)
+from adapters.edge.exchange import admitted, is_usable_id, place, read, read_body, refused, request_id, submission
+from adapters.edge.line import CallerGoneError, Line
 from adapters.edge.own_doors import Route, RouteRequest
 from adapters.edge.ports import Edge, Submission
+from adapters.edge.prefer import respond_async
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 
@@ -57,7 +47,8 @@ def add(app: FastAPI, edge: Edge, door: Route, tag: str) -> None:
         except RequestFailedError as refusal:
             return refused(refusal.error, "native")
         batch = Batch(edge, door, client, rid, request.headers, items)
-        return await batch.accepted() if respond_async(request.headers) else batch
+        at_once = respond_async(",".join(request.headers.getlist("prefer"))) is None
+        return batch if at_once else await batch.accepted()
 
     item = RouteRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     several = {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_ITEMS}
@@ -103,20 +94,18 @@ class Batch(Response):
         self._rid = rid
         self._asked_with = headers
         self._items = items
-        self._under_way: set[str] = set()
+        self._line: Line | None = None
         self._accepted = 0
         self._away: Error | None = None
         """The bus's, once it was found away: what was not submitted by then is not tried."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with while_connected(receive):
+        line = self._line = Line(receive, send)
+        with suppress(CallerGoneError):
+            async with line.listened_to():
                 results = await self._each(self._answer)
-                good = sum("error" not in result for result in results)
-                response = self._told(results, 200, succeeded=good, failed=len(results) - good)
-                await response(scope, receive, send)
-        except (CallerGoneError, TimeoutError, OSError):
-            await self._withdraw()
+            good = sum("error" not in result for result in results)
+            await self._told(results, 200, succeeded=good, failed=len(results) - good)(scope, receive, line.send)
 
     async def accepted(self) -> Response:
         """202: every good item will be answered, and its answer fetched."""
@@ -148,8 +137,7 @@ class Batch(Response):
         try:
             asked = self._read(rid, item)
             submitted = await admitted(self._edge, submission(asked, self._client, rid, self._asked_with))
-            self._under_way.add(rid)
-            told = await act(asked, submitted)
+            return await act(asked, submitted)
         except RequestFailedError as refusal:
             error = refusal.error
             if error.type is ErrorType.STORAGE_UNAVAILABLE:
@@ -158,10 +146,6 @@ class Batch(Response):
             log.exception("edge.failed", rid=rid)
             words = "the edge failed; see its log. The request may have been accepted: look for it by its id"
             error = Error.of(ErrorType.INTERNAL, rid, words, spent="unknown")
-        else:
-            self._under_way.discard(rid)
-            return told
-        self._under_way.discard(rid)
         return {"status": "error", "request_id": rid, **error_body(error, 0, "native")}
 
     def _read(self, rid: str, item: Any) -> Asked:
@@ -176,7 +160,12 @@ class Batch(Response):
     async def _answer(self, asked: Asked, submitted: Submission) -> dict[str, Any]:
         async with self._edge.requests.opened(submitted) as pending:
             self._accepted += 1
-            reply = await pending.reply()
+            try:
+                reply = await pending.reply()
+            except asyncio.CancelledError:
+                if self._line is not None and self._line.gone:
+                    await pending.withdraw()
+                raise
         if reply.error is not None:
             raise RequestFailedError(reply.error, reply)
         return {"status": "ok", **self._door.answer(asked, reply)}
@@ -184,12 +173,5 @@ class Batch(Response):
     async def _accept(self, asked: Asked, submitted: Submission) -> dict[str, Any]:
         await self._edge.requests.accept(submitted)
         self._accepted += 1
-        place = f"/v1/requests/{submitted.rid}"
-        return {"status": "accepted", "request_id": submitted.rid, "location": place, "events": f"{place}/events"}
-
-    async def _withdraw(self) -> None:
-        """As well as that can be done in a short time."""
-        cancels = (self._edge.requests.cancel(self._client, rid) for rid in self._under_way)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_S):
-                await asyncio.gather(*cancels, return_exceptions=True)
+        at = place(submitted.rid)
+        return {"status": "accepted", "request_id": submitted.rid, "location": at, "events": f"{at}/events"}

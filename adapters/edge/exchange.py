@@ -8,22 +8,25 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
 import structlog
 from pydantic_core import to_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from adapters.edge import facts
 from adapters.edge.door import Asked, Door, NoRouteError, Shape
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
-from adapters.edge.ports import Edge, Submission
+from adapters.edge.line import CallerGoneError, Line
+from adapters.edge.ports import Edge, Pending, Submission
+from adapters.edge.prefer import respond_async
 from adapters.edge.told import Told, has_content
-from router.errors import LlmbusError, RequestFailedError, stop
+from router.errors import RequestFailedError
 from schemas import headers as h
 from schemas.chunk import Chunk
 from schemas.failure import Error, ErrorType
@@ -34,19 +37,7 @@ log = structlog.get_logger(__name__)
 
 BODY_S: Final = 30.0
 """What a body may take to arrive."""
-SEND_S: Final = 60.0
-"""A caller that takes nothing for so long is gone."""
-CANCEL_S: Final = 2.0
-STREAM_HEADERS: Final[facts.Pairs] = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
 _RESERVED = re.compile(r"seq-[0-9]+\Z")
-
-
-class CallerGoneError(LlmbusError):
-    """Nobody listens any more."""
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -68,12 +59,15 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
         client = edge.identity.caller(request.headers, rid)
         body = await read_body(request, edge.policy().limits.max_body_bytes, rid)
         asked = read(edge, door, body, request.headers, rid)
-        submitted = submission(asked, client, rid, request.headers)
-        if respond_async(request.headers):
-            return await accepted(edge, submitted)
-        return Answering(edge, door, asked, await admitted(edge, submitted))
+        submitted = await admitted(edge, submission(asked, client, rid, request.headers))
+        wait_s = respond_async(",".join(request.headers.getlist("prefer")))
+        if wait_s is None:
+            return Answering(edge, door, asked, submitted)
+        return await accepted(edge, door, asked, submitted, wait_s)
     except RequestFailedError as refusal:
-        return refused(refusal.error, door.shape)
+        return failed(edge, door, refusal.error, refusal.reply)
+    except ClientDisconnect:
+        return Response(status_code=STATUS[ErrorType.CANCELLED])  # which nobody reads
 
 
 def read(edge: Edge, door: Door, body: bytes, headers: Mapping[str, str], rid: str) -> Asked:
@@ -94,23 +88,41 @@ async def admitted(edge: Edge, submission: Submission) -> Submission:
     headers = await edge.identity.admit(submission)
     if not headers:
         return submission
-    return Submission(
-        submission.client, submission.rid, submission.capability, submission.body, submission.deadline_ms,
-        submission.stream, {**submission.headers, **headers},
-    )  # fmt: skip
+    return replace(submission, headers={**submission.headers, **headers})
 
 
-def respond_async(headers: Mapping[str, str]) -> bool:
-    return "respond-async" in headers.get("prefer", "")
-
-
-async def accepted(edge: Edge, submission: Submission) -> Response:
-    """202: the request will be answered, and its answer fetched."""
-    await edge.requests.accept(await admitted(edge, submission))
-    place = f"/v1/requests/{submission.rid}"
-    body = {"id": submission.rid, "status": "accepted", "location": place, "events": f"{place}/events"}
-    headers = {"location": place, "preference-applied": "respond-async", facts.REQUEST_ID: submission.rid}
+async def accepted(edge: Edge, door: Door, asked: Asked, submission: Submission, wait_s: float) -> Response:
+    """202: the request will be answered, and its answer fetched; or the answer, if it is there in `wait_s`."""
+    if wait_s and not asked.sse:
+        async with edge.requests.opened(submission) as pending:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    return answered(door, asked, await pending.reply())
+    else:
+        await edge.requests.accept(submission)
+    at = place(submission.rid)
+    body = {"id": submission.rid, "status": "accepted", "location": at, "events": f"{at}/events"}
+    headers = {"location": at, "preference-applied": "respond-async", facts.REQUEST_ID: submission.rid}
     return Response(to_json(body), 202, headers, JSON)
+
+
+def place(rid: str) -> str:
+    """Where a request is looked at."""
+    return f"/v1/requests/{rid}"
+
+
+def answered(door: Door, asked: Asked, reply: Reply) -> Response:
+    """Raises RequestFailedError when the reply is an error."""
+    if reply.error is not None:
+        raise RequestFailedError(reply.error, reply)
+    response = Response(to_json(door.answer(asked, reply)), media_type=JSON)
+    response.raw_headers += facts.of_reply(reply)
+    return response
+
+
+def failed(edge: Edge, door: Door, error: Error, reply: Reply | None) -> Response:
+    own = upstreams_own(reply, door.shape, edge.policy()) if reply else None
+    return refused(error, door.shape, own=own, more=facts.of_reply(reply) if reply else None)
 
 
 def refused(
@@ -160,60 +172,8 @@ def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) 
     return Submission(
         client, rid, asked.capability, asked.request.encode(), asked.request.deadline_ms, asked.request.stream,
         {h.TRACEPARENT: trace} if trace and trace.isascii() and len(trace) < 128 else {},
+        named="idempotency-key" in headers,
     )  # fmt: skip
-
-
-@asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Raises CallerGoneError within the block as soon as the caller has hung up."""
-    gone = False
-
-    async def watch(limit: asyncio.Timeout) -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        if not limit.expired():
-            limit.reschedule(asyncio.get_running_loop().time())
-
-    try:
-        async with asyncio.timeout(None) as limit:
-            watching = asyncio.create_task(watch(limit))
-            try:
-                yield
-            finally:
-                await stop(watching)
-    except TimeoutError:
-        if gone:
-            raise CallerGoneError("the caller hung up") from None
-        raise
-
-
-class _Out:
-    """The response as it goes out; pings may come between its parts."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._turn = asyncio.Lock()
-        self.begun = False
-        self._ended = False
-        self.written_s = asyncio.get_running_loop().time()
-
-    async def begin(self, pairs: facts.Pairs) -> None:
-        if not self.begun:
-            self.begun = True
-            await self._put({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *pairs]})
-
-    async def write(self, data: bytes, *, more: bool = True) -> None:
-        await self._put({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _put(self, message: Message) -> None:
-        async with self._turn, asyncio.timeout(SEND_S):
-            if self._ended:
-                return  # a ping that had to wait for its turn
-            await self._send(message)
-            self._ended = not message.get("more_body", True)
-            self.written_s = asyncio.get_running_loop().time()
 
 
 class Answering(Response):
@@ -229,100 +189,81 @@ class Answering(Response):
         self._speech = door.speech(asked, submission.rid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        out = _Out(send)
+        line = Line(receive, send)
+        with suppress(CallerGoneError):
+            try:
+                response = await self._answer(line)
+            except asyncio.CancelledError:
+                # Not passed on: this task is the server's, which ends, awaits it no more and would call it our failure.
+                words = f"this edge has ended, and the request goes on: its answer will be at {place(self._rid)}"
+                error = Error.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
+                response = await self._failed(line, error, None)
+            if response is not None:
+                await response(scope, receive, line.send)
+
+    async def _answer(self, line: Line) -> Response | None:
+        """The response that is still to be sent. Raises CallerGoneError."""
         try:
-            async with while_connected(receive):
+            async with self._edge.requests.opened(self._submission) as pending:
                 try:
-                    response = await (self._stream(out) if self._asked.sse else self._plain())
-                except RequestFailedError as refusal:
-                    response = await self._failed(out, refusal.error, refusal.reply)
-                except Exception:
-                    log.exception("edge.failed", rid=self._rid)
-                    words = "the edge failed; see its log. The request may have been accepted: look for it by its id"
-                    error = Error.of(ErrorType.INTERNAL, self._rid, words, spent="unknown")
-                    response = await self._failed(out, error, None)
-                if response is not None:
-                    await response(scope, receive, send)
-        except (CallerGoneError, TimeoutError, OSError):
-            await self._withdraw()
+                    async with line.listened_to():
+                        if not self._asked.sse:
+                            return answered(self._door, self._asked, await pending.reply())
+                        await self._stream(line, pending)
+                        return None
+                except CallerGoneError:
+                    await pending.withdraw()
+                    raise
+        except RequestFailedError as refusal:
+            return await self._failed(line, refusal.error, refusal.reply)
+        except CallerGoneError:
+            raise
+        except Exception:
+            log.exception("edge.failed", rid=self._rid)
+            words = f"the edge failed; see its log. The request may have been accepted: look at {place(self._rid)}"
+            return await self._failed(line, Error.of(ErrorType.INTERNAL, self._rid, words, spent="unknown"), None)
 
-    async def _plain(self) -> Response:
-        async with self._edge.requests.opened(self._submission) as pending:
-            reply = await pending.reply()
-        if reply.error is not None:
-            raise RequestFailedError(reply.error, reply)
-        response = Response(to_json(self._door.answer(self._asked, reply)), media_type=JSON)
-        response.raw_headers += facts.of_reply(reply)
-        return response
-
-    async def _stream(self, out: _Out) -> None:
-        async with self._edge.requests.opened(self._submission) as pending, self._pinging(out):
+    async def _stream(self, line: Line, pending: Pending) -> None:
+        async with line.pinging(self._speech.ping, self._edge.ping_s, facts.of_request(self._rid)):
             if not self._submission.stream:
-                await self._finish(out, Told(), await pending.reply())
+                await self._finish(line, Told(), await pending.reply())
                 return
             async with aclosing(pending.items()) as items:
-                await self._pieces(out, items)
+                await self._pieces(line, items)
 
-    async def _pieces(self, out: _Out, items: AsyncIterator[Chunk | Reply]) -> None:
+    async def _pieces(self, line: Line, items: AsyncIterator[Chunk | Reply]) -> None:
         told, first = Told(), None
         async for item in items:
             if isinstance(item, Reply):
-                await self._finish(out, told, item)
+                await self._finish(line, told, item)
                 return
             if item.n == 0 or (first and first.attempt_id != item.attempt_id):
                 first = item
             if not told.continues(item):
-                words = "the attempt that was answering broke off; the whole answer can be fetched once it is there"
+                words = f"the attempt that was answering broke off; the whole answer will be at {place(self._rid)}"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
-            if has_content(item):
-                await out.begin(facts.of_chunk(self._rid, first or item))
+            if told.follows(item) and has_content(item):
+                await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                await out.write(self._speech.piece(piece))
+                await line.write(self._speech.piece(piece))
 
-    async def _finish(self, out: _Out, told: Told, reply: Reply) -> None:
+    async def _finish(self, line: Line, told: Told, reply: Reply) -> None:
         if reply.error is not None:
             raise RequestFailedError(reply.error, reply)
         rest = told.rest(reply)
         if rest is None:
-            words = "what was sent is not how the answer begins; fetch the whole one"
+            words = f"what was sent is not how the answer begins; the whole one is at {place(self._rid)}"
             raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="yes")
-        await out.begin(facts.of_reply(reply))
-        await out.write(b"".join(map(self._speech.piece, rest)) + self._speech.end(reply), more=False)
+        await line.begin(facts.of_reply(reply))
+        await line.write(b"".join(map(self._speech.piece, rest)) + self._speech.end(reply), more=False)
 
-    async def _failed(self, out: _Out, error: Error, reply: Reply | None) -> Response | None:
+    async def _failed(self, line: Line, error: Error, reply: Reply | None) -> Response | None:
         """A status while there is a choice; else the end of the stream says so, and cannot be taken for a whole one."""
-        shape = self._door.shape
-        if out.begun:
-            await out.write(self._speech.error(error, STATUS[error.type]), more=False)
-            return None
-        own = upstreams_own(reply, shape, self._edge.policy()) if reply else None
-        return refused(error, shape, own=own, more=facts.of_reply(reply) if reply else None)
-
-    @asynccontextmanager
-    async def _pinging(self, out: _Out) -> AsyncIterator[None]:
-        """While nothing comes, say that it lives."""
-
-        async def ping() -> None:
-            while True:
-                quiet_s = asyncio.get_running_loop().time() - out.written_s
-                if quiet_s >= self._edge.ping_s:
-                    await out.begin(facts.of_request(self._rid))
-                    await out.write(self._speech.ping)
-                else:
-                    await asyncio.sleep(self._edge.ping_s - quiet_s)
-
-        pings = asyncio.create_task(ping())
-        try:
-            yield
-        finally:
-            await stop(pings)
-
-    async def _withdraw(self) -> None:
-        """As well as that can be done in a short time."""
-        with suppress(LlmbusError, TimeoutError):
-            async with asyncio.timeout(CANCEL_S):
-                await self._edge.requests.cancel(self._submission.client, self._rid)
+        if not line.begun:
+            return failed(self._edge, self._door, error, reply)
+        await line.write(self._speech.error(error, STATUS[error.type]), more=False)
+        return None
 
 
 def _named(chunk: Chunk, first: Chunk) -> Chunk:

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from adapters.edge.states import RequestPage, RequestState
 from router.ports import Headers
 from schemas.chunk import Chunk
 from schemas.health import FleetHealth
@@ -26,6 +27,8 @@ class Submission:
     deadline_ms: int
     stream: bool = False
     headers: Headers = field(default_factory=dict)
+    named: bool = False
+    """Its client chose the id, and may have used it before."""
 
 
 class Pending(Protocol):
@@ -37,6 +40,12 @@ class Pending(Protocol):
     def items(self) -> AsyncGenerator[Chunk | Reply, None]:
         """Of a streamed request: its pieces in order, and the terminal reply last. Raises what `reply` raises."""
 
+    async def withdraw(self) -> None:
+        """Its caller has hung up: have it stopped, unless somebody else asked for the same before or waits for it here.
+
+        As well as that can be done in a short time; raises nothing.
+        """
+
 
 class Requests(Protocol):
     """Durable requests. What the bus cannot do is a RequestFailedError of type storage_unavailable."""
@@ -45,10 +54,22 @@ class Requests(Protocol):
         """Have it accepted, and listen. Leaving the context stops the listening and nothing else."""
 
     async def accept(self, submission: Submission) -> None:
-        """Have it accepted; it will be answered."""
+        """Have it accepted; it will be answered. Raises RequestFailedError: idempotency_conflict too."""
 
     async def cancel(self, client: str, rid: str) -> None:
-        """Have it stopped, in whatever state it is; returns when the bus has that."""
+        """Have it stopped, in whatever state it is; returns when it has ended, or soon without that."""
+
+    async def state(self, client: str, rid: str) -> RequestState | None:
+        """How it stands; None when this client has no such request."""
+
+    def watch(self, client: str, rid: str, attempt_id: str, after: int) -> AsyncGenerator[Chunk | Reply, None]:
+        """Its pieces, those kept from before first, and the reply last; a newer attempt starts over.
+
+        It begins behind piece `after` of that attempt; `0.0` and -1 are before them all. Leaving it cancels nothing.
+        """
+
+    async def page(self, client: str, limit: int, before: int | None) -> RequestPage:
+        """The newest requests of a client; those before a place that an earlier page gave."""
 
 
 class Identity(Protocol):

@@ -26,6 +26,8 @@ class Told:
     def __init__(self) -> None:
         self.attempt_id: str | None = None
         """The attempt whose content went out; None while none did."""
+        self._heard: str | None = None
+        self._next = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
@@ -33,6 +35,15 @@ class Told:
     def continues(self, chunk: Chunk) -> bool:
         """Whether it belongs to what went out; content of another attempt does not, nor does that it has begun."""
         return self.attempt_id in (None, chunk.attempt_id)
+
+    def follows(self, chunk: Chunk) -> bool:
+        """Whether nothing of its attempt is missing before it; once something is, the reply brings the rest."""
+        if chunk.attempt_id != self._heard:
+            self._heard, self._next = chunk.attempt_id, 0
+        if chunk.n != self._next:
+            return False
+        self._next += 1
+        return True
 
     def add(self, chunk: Chunk) -> None:
         self.attempt_id = chunk.attempt_id

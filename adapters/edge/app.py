@@ -11,6 +11,7 @@ from starlette.responses import Response
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
+from adapters.edge.openai_embeddings import Embeddings, EmbeddingsRequest
 from adapters.edge.ports import Edge
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
@@ -23,6 +24,7 @@ REFUSALS: Final = {404: ErrorType.NO_ROUTE, 405: ErrorType.BAD_REQUEST}
 def create_app(edge: Edge) -> FastAPI:
     app = FastAPI(title="llmbus", summary="Every LLM client on a bus that loses nothing.", redoc_url=None)
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
+    _post(app, edge, "/v1/embeddings", Embeddings(), EmbeddingsRequest, "OpenAI")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestFailedError)(_refused)
     return app

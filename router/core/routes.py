@@ -43,7 +43,7 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
     else:
         label = f"capability:{capability}"
         route = Route(models=entry.models, strategy=entry.strategy, fallback=entry.fallback)
-    if request.embed is not None:
+    if request.embed is not None or policy.models[route.models[0]].embeds:
         # Vectors of two models cannot be compared: the first one, wherever it runs, or none.
         strategy = request.preferences.strategy or route.strategy or policy.default_strategy
         return Chosen(label, task, route.models[:1], strategy, ())

@@ -11,7 +11,7 @@ import structlog
 
 from router.core.tokens import BYTES_PER_TOKEN, estimate_tokens
 from router.errors import AttemptError, one_error
-from router.ports import Bus, Call, Progress, Provider, ToolCallPiece
+from router.ports import Bus, Call, Embedder, Progress, Provider, ToolCallPiece
 from schemas import headers as h
 from schemas.chunk import Chunk, ToolCallChunk
 from schemas.failure import Failure, FailureKind
@@ -109,7 +109,9 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     tried = Tried()
     try:
         async with recall.within(left_s):
-            if work.chat.stream:
+            if work.chat.embed is not None:
+                tried.answer = await _embedded(served, asked)
+            elif work.chat.stream:
                 async with _streaming(bus, served.provider_name, work, attempt, tried) as progress:
                     tried.answer = await served.provider.chat(asked, progress)
             else:
@@ -134,9 +136,15 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     return tried
 
 
+async def _embedded(served: Served, asked: Call) -> Answer:
+    if not isinstance(served.provider, Embedder):
+        raise AttemptError.of(FailureKind.UNSUPPORTED, f"{served.provider_name} has no embeddings")
+    return await served.provider.embed(asked)
+
+
 def _estimated(chat: Chat, bytes_out: int) -> Usage:
     """The provider did not say: counted by rule, and marked as such."""
-    tokens_in = estimate_tokens(turn.text() for turn in chat.messages)
+    tokens_in = estimate_tokens(chat.texts())
     return Usage(tokens_in=tokens_in, tokens_out=-(-bytes_out // BYTES_PER_TOKEN), estimated=True)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from schemas.outcome import Answer
 from schemas.request import Chat
@@ -221,6 +221,14 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Close what is open."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A provider that turns texts into vectors too."""
+
+    async def embed(self, call: Call) -> Answer:
+        """A vector for each text of `call.chat.embed`, whole or not at all. Raises AttemptError, classified."""
 
 
 class Residency(Protocol):

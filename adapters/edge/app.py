@@ -20,6 +20,7 @@ from adapters.edge import batch, fleet_doors
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
+from adapters.edge.openai_embeddings import Embeddings, EmbeddingsRequest
 from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
 from adapters.edge.requests_door import requests_door
@@ -38,6 +39,7 @@ def create_app(edge: Edge) -> FastAPI:
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
     _own_doors(app, edge)
     app.include_router(requests_door(edge))
+    _post(app, edge, "/v1/embeddings", Embeddings(), EmbeddingsRequest, "OpenAI")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestValidationError)(_bad_query)
     app.exception_handler(RequestFailedError)(_refused)

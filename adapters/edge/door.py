@@ -36,6 +36,8 @@ class Asked:
     """A stream that ends with its usage."""
     echo: Mapping[str, Any] = field(default_factory=dict)
     """What an answer repeats of what was asked, in the dialect's own form."""
+    base64: bool = False
+    """Vectors go out as they travel, not as numbers."""
 
 
 class Speech(Protocol):
@@ -69,13 +71,15 @@ class Door(Protocol):
         """What writes it as a stream."""
 
 
-def placed(model: str | None, wishes: Wishes, policy: Policy) -> tuple[str, str | None]:
+def placed(
+    model: str | None, wishes: Wishes, policy: Policy, default: str = DEFAULT_CAPABILITY
+) -> tuple[str, str | None]:
     """The capability that a request goes to, and the model that it names there, if any.
 
     What a client calls a model may be a capability too; a policy's model or alias of the same name goes before it.
     """
     if model is None or model in ANY_MODEL:
-        return wishes.capability or DEFAULT_CAPABILITY, None
+        return wishes.capability or default, None
     if model in policy.capabilities and model not in policy.models and model not in policy.aliases:
         return model, None
-    return wishes.capability or DEFAULT_CAPABILITY, model
+    return wishes.capability or default, model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.core.admit import Asked
 from router.core.candidates import Plan, plan
-from router.core.guardrails import screen
+from router.core.guardrails import for_data, screen
 from router.core.routes import Chosen, choose_route
 from router.core.tokens import estimate_tokens
 from schemas.decision import Decision, Finding, Forward, Refuse, Wait
@@ -39,8 +39,8 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     if refusal := _called_off(world) or _too_late(request, world):
         return Ruling(Decision(choice=refusal, stage="admit", urgency=request.urgency))
     chat = Chat.of(request)
-    texts = tuple(message.text() for message in chat.messages)
-    findings, screened = screen(texts, policy.guardrails)
+    texts = chat.texts()
+    findings, screened = screen(texts, policy.guardrails if chat.embed is None else for_data(policy.guardrails))
     if blocked := [finding for finding in findings if finding.action == "block"]:
         refusal = Refuse(error=ErrorType.GUARDRAIL_BLOCKED, message=_why_blocked(blocked))
         return Ruling(Decision(choice=refusal, stage="guardrails", urgency=request.urgency, findings=findings))
@@ -58,6 +58,8 @@ def deadline_at_ms(request: LlmRequest, world: World) -> int:
 
 def redacted(chat: Chat, texts: tuple[str, ...], screened: tuple[str, ...]) -> Chat:
     """The chat with the screened texts in place; a turn of several parts keeps its parts that are not text."""
+    if chat.embed is not None:
+        return chat.model_copy(update={"embed": screened})
     turns = (
         turn if text is clean else _reworded(turn, clean)
         for turn, text, clean in zip(chat.messages, texts, screened, strict=True)
@@ -109,7 +111,16 @@ def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> W
         return Refuse(error=ErrorType.OVERLOADED, message=message, retry_after_ms=RETRY_AFTER_MS)
     if all(candidate.passed_over == "too_expensive" for candidate in found.considered):
         return Refuse(error=ErrorType.BUDGET_EXCEEDED, message=f"the budget allows none of: {reasons}")
+    if all(candidate.passed_over == "kind_unsupported" for candidate in found.considered):
+        return Refuse(error=ErrorType.NO_ROUTE, message=_wrong_kind(request, found, policy))
     return Refuse(error=ErrorType.NO_ROUTE, message=f"no model can take it: {reasons}")
+
+
+def _wrong_kind(request: LlmRequest, found: Plan, policy: Policy) -> str:
+    embed = request.embed is not None
+    others = ", ".join(name for name, model in policy.models.items() if model.embeds == embed) or "none"
+    asked = ", ".join(dict.fromkeys(candidate.model for candidate in found.considered))
+    return f"{asked} takes no {'embeddings' if embed else 'chats'}; models that do: {others}"
 
 
 def _wait_for_breakers(request: LlmRequest, resting: tuple[tuple[int, Target], ...], world: World) -> Wait | Forward:

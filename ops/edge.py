@@ -16,6 +16,7 @@ from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
 from ops.compose import quicken
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
+from router.core.tokens import estimate_request_tokens
 from router.errors import LlmbusError, RequestFailedError, one_error, stop
 from router.ports import NO_HEADERS, Headers
 from router.world_book import PolicyInForce
@@ -63,7 +64,10 @@ async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         holder = InForce(PolicyInForce(active.number, active.policy))
-        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy))
+        requests = BusRequests(bus, mailbox)
+        app = create_app(
+            Edge(requests, Trusting(), lambda: holder.in_force.policy, count_tokens=estimate_request_tokens)
+        )
         with one_error():
             async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed:
                 following = tasks.create_task(follow_policy(store, holder, changed))

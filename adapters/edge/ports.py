@@ -9,6 +9,7 @@ from router.ports import Headers
 from schemas.chunk import Chunk
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import LlmRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +67,7 @@ class Edge:
     identity: Identity
     policy: Callable[[], Policy]
     """The one in force."""
+    count_tokens: Callable[[LlmRequest], int] = field(kw_only=True)
+    """An estimate of what a model would be given."""
     ping_s: float = 5.0
     """So often a stream says that it lives while nothing comes."""

@@ -17,6 +17,7 @@ from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
 from ops.compose import quicken
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
+from router.core.tokens import estimate_request_tokens
 from router.errors import LlmbusError, RequestFailedError, one_error, stop
 from router.ports import NO_HEADERS, Headers
 from router.world_book import PolicyInForce
@@ -65,7 +66,15 @@ async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         holder = InForce(PolicyInForce(active.number, active.policy))
         fleet = Fleet(bus, lambda: holder.in_force.policy)
-        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy, fleet))
+        app = create_app(
+            Edge(
+                BusRequests(bus, mailbox),
+                Trusting(),
+                lambda: holder.in_force.policy,
+                fleet,
+                count_tokens=estimate_request_tokens,
+            )
+        )
         with one_error():
             async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed, fleet.listening():
                 following = tasks.create_task(follow_policy(store, holder, changed))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import structlog
 
@@ -170,14 +171,14 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
     headers = {h.ATTEMPT: attempt}
     who = {"model": work.target.model, "node": work.target.node, "provider": provider}
 
-    def put(text: str = "", reasoning: str | None = None, tool_call: ToolCallChunk | None = None) -> None:
+    def put(**content: Any) -> None:
         n = next(numbers)
-        chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, text=text, reasoning=reasoning, tool_call=tool_call)
+        chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, **content)
         pieces.put_nowait(chunk if n else chunk.model_copy(update=who))
 
     def on_text(piece: str) -> None:
         noting.on_text(piece)
-        put(piece)
+        put(text=piece)
 
     def on_reasoning(piece: str) -> None:
         noting.on_reasoning(piece)
@@ -186,6 +187,9 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
     def on_tool_call(piece: ToolCallPiece) -> None:
         noting.on_tool_call(piece)
         put(tool_call=ToolCallChunk(index=piece.index, arguments=piece.arguments, id=piece.id, name=piece.name))
+
+    def on_thinking_block(block: dict[str, Any]) -> None:
+        put(thinking_block=block)
 
     async def send() -> None:
         while (chunk := await pieces.get()) is not None:
@@ -197,6 +201,6 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
             if attempt != FIRST:
                 put()
             try:
-                yield Progress(on_text, on_reasoning, on_tool_call)
+                yield Progress(on_text, on_reasoning, on_tool_call, on_thinking_block)
             finally:
                 pieces.put_nowait(None)

@@ -9,7 +9,7 @@ from schemas.base import Message, Wire
 from subjects.grammar import Urgency
 
 Strategy = Literal["agent_preference", "quality", "cost", "speed"]
-ReasoningEffort = Literal["none", "low", "medium", "high"]
+ReasoningEffort = Literal["none", "auto", "low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 DEFAULT_DEADLINE_MS = 120_000
@@ -58,7 +58,7 @@ class Preferences(Wire):
     stop: list[str] | str | None = None
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
-    """How long a model may think, where it can; absent: as it likes."""
+    """How long a model may think; absent: as it likes; `auto`: the same, and it is told so where it has to be told."""
 
 
 class Constraints(Wire):

@@ -14,9 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from adapters.edge import batch, fleet_doors
+from adapters.edge.anthropic_messages import Messages, MessagesRequest
+from adapters.edge.count_tokens import count_tokens
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
@@ -40,10 +42,19 @@ def create_app(edge: Edge) -> FastAPI:
     _own_doors(app, edge)
     app.include_router(requests_door(edge))
     _post(app, edge, "/v1/embeddings", Embeddings(), EmbeddingsRequest, "OpenAI")
+    _post(app, edge, "/v1/messages", Messages(), MessagesRequest, "Anthropic")
+    _on(app, edge, "POST", "/v1/messages/count_tokens", count_tokens, "Anthropic", MessagesRequest)
+    _on(app, edge, "GET", "/", _greeting, "About")
+    _on(app, edge, "HEAD", "/", _greeting, "About")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestValidationError)(_bad_query)
     app.exception_handler(RequestFailedError)(_refused)
     return app
+
+
+async def _greeting(edge: Edge, request: Request) -> Response:
+    """Some clients look here first whether anybody is at home."""
+    return PlainTextResponse("llmbus: send requests to one of the endpoints that /docs describes\n")
 
 
 def _post(app: FastAPI, edge: Edge, path: str, door: Door, body: type[BaseModel], tag: str) -> None:

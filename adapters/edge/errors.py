@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from adapters.edge.door import Shape
-from schemas.failure import Error, ErrorType, Failure
+from schemas.failure import Error, ErrorType, Failure, FailureKind
 from schemas.policy import Policy
 from schemas.reply import Reply
 
@@ -89,13 +89,15 @@ def _param(error: Error) -> str | None:
 
 
 def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, bytes] | None:
-    """An upstream's refusal as it came, status and body, when it speaks the caller's dialect: some clients recover by
-    its wording. None for any other error."""
+    """An upstream's refusal as it came, status and body, when it speaks the caller's dialect, and a context that is too
+    long in the words that Anthropic has for it: some clients recover by the wording. None for any other error."""
     attempt = reply.attempts[-1] if reply.attempts else None
     failure: Failure | None = attempt.failure if attempt else None
     provider = policy.providers.get(attempt.provider) if attempt else None
-    if failure is None or provider is None or provider.dialect != shape:
+    if failure is None or provider is None:
         return None
+    if provider.dialect != shape:
+        return _too_long(reply, failure) if shape == "anthropic" else None
     if failure.upstream is None or not 400 <= (failure.status or 0) < 500 or failure.status in {401, 402, 403}:
         return None
     try:
@@ -103,6 +105,13 @@ def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, byte
     except ValueError:
         return None
     return (failure.status or 400, failure.upstream.encode()) if isinstance(body, dict) and "error" in body else None
+
+
+def _too_long(reply: Reply, failure: Failure) -> tuple[int, bytes] | None:
+    if failure.kind is not FailureKind.CONTEXT_TOO_LONG or reply.error is None:
+        return None
+    error = reply.error.model_copy(update={"message": f"prompt is too long: {failure.message}"})
+    return 400, to_json(error_body(error, 400, "anthropic"))
 
 
 def explained(error: ValueError) -> str:

@@ -13,6 +13,7 @@ from schemas.health import FleetHealth
 from schemas.heartbeat import Heartbeat
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import LlmRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +102,7 @@ class Edge:
     policy: Callable[[], Policy]
     """The one in force."""
     fleet: Fleet
+    count_tokens: Callable[[LlmRequest], int] = field(kw_only=True)
+    """An estimate of what a model would be given."""
     ping_s: float = 5.0
     """So often a stream says that it lives while nothing comes."""

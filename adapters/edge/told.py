@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.chunk import Chunk, ToolCallChunk
-from schemas.reply import Reply
+from schemas.reply import Reply, ReplyMessage
 
 
 @dataclass(slots=True)
@@ -30,6 +30,8 @@ class Told:
         self._next = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._blocks = 0
+        """Records of thinking."""
         self._calls: dict[int, _Call] = {}
 
     def continues(self, chunk: Chunk) -> bool:
@@ -49,6 +51,7 @@ class Told:
         self.attempt_id = chunk.attempt_id
         self._text.append(chunk.text)
         self._reasoning.append(chunk.reasoning or "")
+        self._blocks += chunk.thinking_block is not None
         if (piece := chunk.tool_call) is not None:
             self._calls.setdefault(piece.index, _Call()).add(piece)
 
@@ -61,11 +64,10 @@ class Told:
         answered = reply.attempts[-1].attempt_id if reply.attempts else None
         if message is None or (self and answered not in (None, self.attempt_id)):
             return None
-        reasoning = _left(message.reasoning or "", self._reasoning)
+        pieces = self._thinking(reply, message)
         text = _left(message.content, self._text)
-        if reasoning is None or text is None or self._calls.keys() - range(len(message.tool_calls)):
+        if pieces is None or text is None or self._calls.keys() - range(len(message.tool_calls)):
             return None
-        pieces = [_chunk(reply, reasoning=reasoning)] if reasoning else []
         pieces += [_chunk(reply, text=text)] if text else []
         for index, call in enumerate(message.tool_calls):
             piece = _rest_of_call(index, call, self._calls.get(index, _Call()))
@@ -75,12 +77,31 @@ class Told:
                 pieces.append(_chunk(reply, tool_call=piece))
         return pieces
 
+    def _thinking(self, reply: Reply, message: ReplyMessage) -> list[Chunk] | None:
+        """What is left of the thinking, each record of it after the words that it is of."""
+        words, told = message.reasoning or "", "".join(self._reasoning)
+        if not words.startswith(told):
+            return None
+        pieces, at, end = [], len(told), 0
+        for n, block in enumerate(message.thinking_blocks):
+            own = str(block.get("thinking", ""))
+            end = max(end, words.find(own, end) + len(own))
+            if n < self._blocks:
+                continue
+            if left := words[at:end]:
+                pieces.append(_chunk(reply, reasoning=left))
+            pieces.append(_chunk(reply, thinking_block=block))
+            at = max(at, end)
+        if left := words[at:]:
+            pieces.append(_chunk(reply, reasoning=left))
+        return pieces
+
     def __bool__(self) -> bool:
         return self.attempt_id is not None
 
 
 def has_content(chunk: Chunk) -> bool:
-    return bool(chunk.text or chunk.reasoning or chunk.tool_call)
+    return bool(chunk.text or chunk.reasoning or chunk.tool_call or chunk.thinking_block)
 
 
 def _left(whole: str, told: list[str]) -> str | None:

@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 from urllib.parse import quote
-from uuid import uuid4
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -179,8 +178,7 @@ class _GeminiReading(EventReading[_Event]):
 
     def _call(self, said: _FunctionCall, signature: str | None) -> None:
         arguments = to_json(said.args or {}).decode()
-        call_id = said.id or f"call_{uuid4().hex}"  # results must find their call through a whole conversation
-        call = self.on_tool_call(self._calls, arguments, call_id=call_id, name=said.name)
+        call = self.on_tool_call(self._calls, arguments, call_id=said.id, name=said.name)
         self._calls += 1  # a call comes whole, in one part
         if signature is not None:
             call["extra_content"] = {"google": {"thought_signature": signature}}

@@ -17,12 +17,16 @@ from router.ports import Call, Progress
 from schemas.base import Wire
 from schemas.failure import FailureKind
 from schemas.outcome import Answer
-from schemas.request import Chat, ChatMessage
+from schemas.request import Chat, ChatMessage, ReasoningEffort
 
 UNKNOWN: Final = Backend()
 FOREVER: Final = -1
 KEPT_S: Final = 2 * 3600
 """How long a model stays that nobody uses, where no scheduler decides."""
+THINK: Final[Mapping[ReasoningEffort | None, bool | str]] = {
+    "none": False, "low": "low", "medium": "medium", "high": "high",
+}  # fmt: skip
+"""A model that cannot think refuses to be told to."""
 
 
 class _Function(Wire):
@@ -141,7 +145,7 @@ def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
         "truncate": False,
         "options": {name: value for name, value in options.items() if value is not None},
         "keep_alive": keep_alive(backend),
-        "think": False if chat.reasoning_effort == "none" else chat.reasoning_effort,
+        "think": THINK.get(chat.reasoning_effort),
         "tools": _tools(chat),
         "format": _format(chat.response_format),
     }

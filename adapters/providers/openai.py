@@ -109,21 +109,28 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
         "top_p": chat.top_p,
         "stop": chat.stop or None,
         "seed": chat.seed,
-        "tools": chat.tools or None,
+        "tools": [_unmarked(tool) for tool in chat.tools or ()] or None,
         "tool_choice": chat.tool_choice if chat.tools else None,
         "parallel_tool_calls": chat.parallel_tool_calls if chat.tools else None,
         "response_format": chat.response_format,
-        "reasoning_effort": chat.reasoning_effort,
+        "reasoning_effort": None if chat.reasoning_effort == "auto" else chat.reasoning_effort,
     }
     return {name: value for name, value in body.items() if value is not None}
 
 
 def _message(turn: ChatMessage, *, native: bool) -> dict[str, Any]:
-    """As it came, parts of whatever type too, but without what another provider wrote down of its thinking."""
+    """As it came, parts of whatever type too, but without what is for another provider only."""
     message = turn.model_dump(exclude_none=True, exclude={"thinking_blocks"})
+    if isinstance(turn.content, list):
+        message["content"] = [_unmarked(part) for part in turn.content]
     if turn.role == "developer" and not native:
         message["role"] = "system"
     return message
+
+
+def _unmarked(part: dict[str, Any]) -> dict[str, Any]:
+    """Without Anthropic's mark of what to cache, an unknown field to others."""
+    return {name: value for name, value in part.items() if name != "cache_control"}
 
 
 class _OpenAIReading(EventReading[_Event]):

@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 
@@ -66,9 +67,15 @@ class Reading(ABC):
         arguments = arguments or ""
         self.grow(arguments)
         index = self._places.setdefault(index, len(self._places))  # some servers count from 1
-        call = self._tool_calls.setdefault(
-            index, {"id": call_id or f"call_{index}", "type": "function", "function": {"name": "", "arguments": []}}
-        )
+        call = self._tool_calls.get(index)
+        if call is None:
+            # Results must find their call through a whole conversation.
+            call = {
+                "id": call_id or f"call_{uuid4().hex}",
+                "type": "function",
+                "function": {"name": "", "arguments": []},
+            }
+            self._tool_calls[index] = call
         first = not call["function"]["name"]
         call["function"]["name"] = call["function"]["name"] or name or ""
         call["function"]["arguments"].append(arguments)

@@ -22,6 +22,7 @@ class FakeModel:
     answer: tuple[str, ...] | None = None
     thinking: tuple[str, ...] = ()
     tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """What it calls, unless it has just been told a result."""
     tools: bool = True
     """Whether it takes tools."""
     dimensions: int = 0
@@ -115,6 +116,7 @@ def pieces(body: Mapping[str, Any], model: FakeModel) -> list[dict[str, Any]]:
     calls = [
         {"id": f"call_{n}", "function": {"index": n, "name": name, "arguments": arguments}}
         for n, (name, arguments) in enumerate(model.tool_calls)
+        if body["messages"][-1].get("role") != "tool"
     ]
     return [
         *({"content": "", "thinking": piece} for piece in thoughts),

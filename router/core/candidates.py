@@ -37,8 +37,11 @@ class Plan:
         return any(candidate.passed_over in PASSING for candidate in self.considered)
 
 
-def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World) -> Plan:
-    """The route's models by strategy, then its fallback chain in the chain's order."""
+def plan(
+    request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World,
+    allowed: frozenset[str] | None = None,
+) -> Plan:  # fmt: skip
+    """The route's models by strategy, then its fallback chain in the chain's order. None but `allowed` models."""
     tokens_out = request.preferences.max_tokens or TYPICAL_TOKENS_OUT
     options: list[Option] = []
     considered: list[Candidate] = []
@@ -47,8 +50,10 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     for position, name in enumerate((*chosen.models, *chain)):
         model = policy.models[name]
         for node in model.nodes:
-            why = _unable(request, model, tokens_in, tokens_out) or node_unable(
-                world.nodes.get(node), name, world.as_of_ms, policy.limits
+            why = (
+                _forbidden(name, allowed)
+                or _unable(request, model, tokens_in, tokens_out)
+                or node_unable(world.nodes.get(node), name, world.as_of_ms, policy.limits)
             )
             if why is not None:
                 considered.append(Candidate(node=node, model=name, passed_over=why))
@@ -78,7 +83,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     # Who cannot take it now may be back when everybody else has failed.
     late = [target_of(name, policy.models[name], node) for name, node, _ in absent]
     targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
-    extra = _only_after(request, chosen, tokens_in, tokens_out, policy) if able else ()
+    extra = _only_after(request, chosen, tokens_in, tokens_out, policy, allowed) if able else ()
     return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
 
 
@@ -96,6 +101,10 @@ def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits
     if state.breaker == "half_open" or (state.breaker == "open" and as_of_ms < (state.open_until_ms or 0)):
         return "breaker_open"
     return "overloaded" if state.waiting >= limits.max_waiting else None
+
+
+def _forbidden(name: str, allowed: frozenset[str] | None) -> PassedOver | None:
+    return None if allowed is None or name in allowed else "forbidden"
 
 
 def _unable(request: LlmRequest, model: Model, tokens_in: int, tokens_out: int) -> PassedOver | None:
@@ -152,14 +161,17 @@ def target_of(name: str, model: Model, node: str) -> Target:
 
 
 def _only_after(
-    request: LlmRequest, chosen: Chosen, tokens_in: int, tokens_out: int, policy: Policy
-) -> tuple[Target, ...]:
+    request: LlmRequest, chosen: Chosen, tokens_in: int, tokens_out: int, policy: Policy,
+    allowed: frozenset[str] | None,
+) -> tuple[Target, ...]:  # fmt: skip
     """The chains that are named after a failure: they are followed after that failure only, before any other."""
     return tuple(
         target_of(name, policy.models[name], node).model_copy(update={"only_after": kind})
         for kind in policy.failure_chains
         for name in policy.fallbacks[kind]
-        if name not in chosen.models and _unable(request, policy.models[name], tokens_in, tokens_out) is None
+        if name not in chosen.models
+        and _forbidden(name, allowed) is None
+        and _unable(request, policy.models[name], tokens_in, tokens_out) is None
         for node in policy.models[name].nodes
     )
 

@@ -48,7 +48,10 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     chosen = choose_route(request, asked.capability, policy, tokens_in)
     if isinstance(chosen, Refuse):
         return Ruling(Decision(choice=chosen, stage="task", urgency=request.urgency, findings=findings))
-    decision = _place(request, chosen, plan(request, chosen, tokens_in, policy, world), findings, policy, world)
+    if refusal := _not_theirs(chosen, asked.models):
+        return Ruling(Decision(choice=refusal, stage="task", urgency=request.urgency, findings=findings))
+    found = plan(request, chosen, tokens_in, policy, world, asked.models)
+    decision = _place(request, chosen, found, findings, policy, world)
     return Ruling(decision, chat if screened == texts else redacted(chat, texts, screened))
 
 
@@ -107,7 +110,7 @@ def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> W
     if found.may_come:
         message = f"no node can take it now: {reasons}"
         return Refuse(error=ErrorType.OVERLOADED, message=message, retry_after_ms=RETRY_AFTER_MS)
-    if all(candidate.passed_over == "too_expensive" for candidate in found.considered):
+    if all(candidate.passed_over in ("too_expensive", "forbidden") for candidate in found.considered):
         return Refuse(error=ErrorType.BUDGET_EXCEEDED, message=f"the budget allows none of: {reasons}")
     return Refuse(error=ErrorType.NO_ROUTE, message=f"no model can take it: {reasons}")
 
@@ -132,6 +135,16 @@ def _too_late(request: LlmRequest, world: World) -> Refuse | None:
         error=ErrorType.DEADLINE_EXCEEDED,
         message=f"its deadline of {request.deadline_ms} ms had passed {late_ms} ms before it could be decided",
     )
+
+
+def _not_theirs(chosen: Chosen, allowed: frozenset[str] | None) -> Refuse | None:
+    """Fallbacks alone do not make up for a route none of whose models is the client's to use."""
+    if allowed is None or any(name in allowed for name in chosen.models):
+        return None
+    message = (
+        f"{chosen.route} leads to {', '.join(chosen.models)}, and this client may use {', '.join(sorted(allowed))}"
+    )
+    return Refuse(error=ErrorType.FORBIDDEN, message=message)
 
 
 def _called_off(world: World) -> Refuse | None:

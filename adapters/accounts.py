@@ -22,9 +22,9 @@ from router.errors import BusError, one_error, stop
 from router.ports import Headers, Link
 from schemas.event import AttemptEnded, Replied
 from schemas.work import AttemptRecord
-from subjects import Event, parse, token
+from subjects import Event, Open, Reply, parse, token
 from subjects.grammar import EventKind
-from subjects.streams import EVENTS
+from subjects.streams import EVENTS, OPEN, REPLIES
 
 log = structlog.get_logger(__name__)
 
@@ -116,8 +116,16 @@ class Accounts:
             async for letter in self._bus.read(EVENTS, f"llm.evt.{client}.*.{kind}", since_ms=account.day * DAY_MS):
                 event = event_type.decode(letter.data)
                 account.book(event.rid, event.attempt)
+        await self._sweep(client)
         account.link = link
         return account
+
+    async def _sweep(self, client: str) -> None:
+        """Give back the places whose replies nobody has heard."""
+        async for letter in self._bus.read(OPEN, f"llm.open.{client}.*"):
+            address = parse(letter.subject)
+            if isinstance(address, Open) and await self._bus.last(REPLIES, str(Reply(client, address.rid))):
+                await self._meters.give_back(client, address.rid)
 
     def _heard(self, subject: str, data: bytes, _headers: Headers) -> None:
         address = parse(subject)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 
 import nats.errors
 import structlog
@@ -124,16 +124,18 @@ class JetStreamBus:
     async def get(self, stream: str, seq: int) -> Letter | None:
         return await self._direct(stream, {"seq": seq})
 
-    async def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
-        seq = start_seq
+    async def read(
+        self, stream: str, subject: str = ">", *, start_seq: int = 1, since_ms: int | None = None
+    ) -> AsyncIterator[Letter]:
+        """With `since_ms`, from that broker time on."""
+        start: dict[str, object] = {"seq": start_seq} if since_ms is None else {"start_time": _rfc3339(since_ms)}
         while True:
-            ask = {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH}
-            letters, pending = await self._direct_batch(stream, ask)
+            letters, pending = await self._direct_batch(stream, {**start, "next_by_subj": subject, "batch": READ_BATCH})
             for letter in letters:
                 yield letter
             if not pending or not letters:
                 return
-            seq = letters[-1].seq + 1
+            start = {"seq": letters[-1].seq + 1}
 
     async def count(self, stream: str, subject: str, start_seq: int = 1) -> int:
         """How many messages of a subject lie there from a sequence on."""
@@ -223,6 +225,10 @@ class JetStreamBus:
             if not self.client.is_closed:
                 await sub.unsubscribe()
         return letters, int((msg.headers or {}).get("Nats-Num-Pending", "0"))
+
+
+def _rfc3339(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat()
 
 
 def _letter(msg: Msg) -> Letter | None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from adapters.bus import JetStreamBus, open_bus
 from adapters.mailbox import Heard, Mailbox
 from adapters.streaming import Stream, feed
-from router.errors import BusError, RequestFailedError, TooLargeError
+from router.errors import BusError, RequestFailedError, TooLargeError, UnavailableError
 from router.ports import NO_HEADERS, Headers, Letter
 from schemas import headers as h
 from schemas.chunk import Chunk
@@ -46,6 +46,8 @@ class Ticket:
     request_hash: str
     seq: int
     deadline_ms: int = DEFAULT_DEADLINE_MS
+    repeated: bool = False
+    """The broker had it already, and tells nobody: its reply may be there."""
 
 
 class Client:
@@ -224,7 +226,7 @@ async def submit_body(
         raise RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, str(error)) from error
     except BusError as error:
         raise RequestFailedError.of(ErrorType.STORAGE_UNAVAILABLE, rid, str(error)) from error
-    return Ticket(client, rid, digest, stored.seq, deadline_ms)
+    return Ticket(client, rid, digest, stored.seq, deadline_ms, stored.duplicate)
 
 
 async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:
@@ -235,7 +237,11 @@ async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:
 async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     """The reply to this very request, expected since before it was submitted. Raises RequestFailedError."""
     timeout_s = (max(0, ticket.deadline_ms) + REPLY_GRACE_MS) / 1000
-    letter = await mailbox.wait(
+    letter = None
+    if ticket.repeated:
+        with suppress(UnavailableError):
+            letter = await stored_reply(mailbox, ticket)
+    letter = letter or await mailbox.wait(
         heard, ticket.client, ticket.request_id, timeout_s, request_hash=ticket.request_hash, seq=ticket.seq
     )
     if letter is None:

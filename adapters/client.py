@@ -46,6 +46,8 @@ class Ticket:
     request_hash: str
     seq: int
     deadline_ms: int = DEFAULT_DEADLINE_MS
+    again: bool = False
+    """The broker had it a moment ago, and took it once."""
 
 
 class Client:
@@ -224,7 +226,7 @@ async def submit_body(
         raise RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, str(error)) from error
     except BusError as error:
         raise RequestFailedError.of(ErrorType.STORAGE_UNAVAILABLE, rid, str(error)) from error
-    return Ticket(client, rid, digest, stored.seq, deadline_ms)
+    return Ticket(client, rid, digest, stored.seq, deadline_ms, stored.duplicate)
 
 
 async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:

@@ -124,10 +124,12 @@ class JetStreamBus:
     async def get(self, stream: str, seq: int) -> Letter | None:
         return await self._direct(stream, {"seq": seq})
 
-    async def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
+    async def read(
+        self, stream: str, subject: str = ">", *, start_seq: int = 1, batch: int = READ_BATCH
+    ) -> AsyncIterator[Letter]:
         seq = start_seq
         while True:
-            ask = {"seq": seq, "next_by_subj": subject, "batch": READ_BATCH}
+            ask = {"seq": seq, "next_by_subj": subject, "batch": batch}
             letters, pending = await self._direct_batch(stream, ask)
             for letter in letters:
                 yield letter

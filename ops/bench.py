@@ -123,7 +123,7 @@ def _setup(policy: Policy, node: str, name: str, allow_crash: bool, environ: Map
     backends = {
         # What this node manages goes when it says so, and not before.
         model.backend: Backend(
-            model.context_tokens, model.resident or provider.residence != "none", load_ms=model.first_token_ms
+            model.context_tokens, model.resident or provider.residence != "none", model.first_token_ms, model.embeds
         )
         for model in policy.models.values()
         if model.provider == name and node in model.nodes

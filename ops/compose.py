@@ -12,6 +12,8 @@ import structlog
 
 from adapters.ask import asking
 from adapters.bus import open_bus
+from adapters.fleet import Fleet
+from adapters.fleet import answering as answering_health
 from adapters.host import look
 from ops.bench import Bench
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
@@ -45,12 +47,15 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         book = WorldBook(bus, PolicyInForce(active.number, active.policy))
+        fleet = Fleet(bus, lambda: book.in_force.policy)
         with one_error():
             async with (
                 asyncio.TaskGroup() as tasks,
                 policy_changes(bus) as changed,
                 book.listening(),
                 asking(bus),
+                fleet.listening(),
+                answering_health(bus, fleet),
                 Settler(bus, book).running(),
                 Canceller(bus, book).running(),
                 Dispatcher(bus, book).running(),

@@ -12,10 +12,12 @@ from fastapi import FastAPI
 from adapters.bus import open_bus
 from adapters.edge.app import create_app
 from adapters.edge.ports import Edge, Submission
+from adapters.fleet import Fleet
 from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
 from ops.compose import quicken
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
+from router.core.tokens import estimate_request_tokens
 from router.errors import LlmbusError, RequestFailedError, one_error, stop
 from router.ports import NO_HEADERS, Headers
 from router.world_book import PolicyInForce
@@ -63,9 +65,18 @@ async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         holder = InForce(PolicyInForce(active.number, active.policy))
-        app = create_app(Edge(BusRequests(bus, mailbox), Trusting(), lambda: holder.in_force.policy))
+        fleet = Fleet(bus, lambda: holder.in_force.policy)
+        app = create_app(
+            Edge(
+                BusRequests(bus, mailbox),
+                Trusting(),
+                lambda: holder.in_force.policy,
+                fleet,
+                count_tokens=estimate_request_tokens,
+            )
+        )
         with one_error():
-            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed:
+            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed, fleet.listening():
                 following = tasks.create_task(follow_policy(store, holder, changed))
                 try:
                     async with _serving(app, _listening(host, port)) as address:
@@ -80,7 +91,8 @@ def _listening(host: str, port: int) -> socket.socket:
     """Raises EdgeError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio spares its connections Nagle's 40 ms only where the protocol is said.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:

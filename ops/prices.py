@@ -75,7 +75,7 @@ def look_up(policy: Policy, at: datetime) -> PriceTable:
     found: dict[str, Price] = {}
     for name, model in _lacking(policy):
         info = _find(snapshot, policy, model)
-        if info is not None and (price := _price(info, at, source)) is not None:
+        if info is not None and (price := _price(info, at, source, embeds=model.embeds)) is not None:
             found[name] = price
     return PriceTable(version=edition, as_of=at.date(), models=found)
 
@@ -110,14 +110,15 @@ def _price_lists(snapshot: "DataSnapshot", policy: Policy, model: Model) -> Iter
         yield model.provider, None
 
 
-def _price(info: "ModelInfo", at: datetime, source: str) -> Price | None:
+def _price(info: "ModelInfo", at: datetime, source: str, *, embeds: bool = False) -> Price | None:
     """None for what is not told by tokens in and out alone."""
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     by_time = [info.get_prices(midnight + timedelta(minutes=30 * slot)) for slot in range(48)]
     # Some charge more at certain hours; what is booked is then the most it can have been.
     dearest = max(by_time, key=lambda price: _rates(price, 0).get("output_usd_per_mtok", Decimal(0)))
     base = _rates(dearest, 0)
-    if not {"input_usd_per_mtok", "output_usd_per_mtok"} <= base.keys() or not UNCOUNTED.isdisjoint(vars(dearest)):
+    needed = {"input_usd_per_mtok"} if embeds else {"input_usd_per_mtok", "output_usd_per_mtok"}
+    if not needed <= base.keys() or not UNCOUNTED.isdisjoint(vars(dearest)):
         return None
     return Price(
         **base,

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import structlog
 
 from router.core.tokens import BYTES_PER_TOKEN, estimate_tokens
 from router.errors import AttemptError, one_error
-from router.ports import Bus, Call, Progress, Provider, ToolCallPiece
+from router.ports import Bus, Call, Embedder, Progress, Provider, ToolCallPiece
 from schemas import headers as h
 from schemas.chunk import Chunk, ToolCallChunk
 from schemas.failure import Failure, FailureKind
@@ -109,7 +110,9 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     tried = Tried()
     try:
         async with recall.within(left_s):
-            if work.chat.stream:
+            if work.chat.embed is not None:
+                tried.answer = await _embedded(served, asked)
+            elif work.chat.stream:
                 async with _streaming(bus, served.provider_name, work, attempt, tried) as progress:
                     tried.answer = await served.provider.chat(asked, progress)
             else:
@@ -134,9 +137,15 @@ async def call(bus: Bus, served: Served, work: WorkItem, attempt: str, left_s: f
     return tried
 
 
+async def _embedded(served: Served, asked: Call) -> Answer:
+    if not isinstance(served.provider, Embedder):
+        raise AttemptError.of(FailureKind.UNSUPPORTED, f"{served.provider_name} has no embeddings")
+    return await served.provider.embed(asked)
+
+
 def _estimated(chat: Chat, bytes_out: int) -> Usage:
     """The provider did not say: counted by rule, and marked as such."""
-    tokens_in = estimate_tokens(turn.text() for turn in chat.messages)
+    tokens_in = estimate_tokens(chat.texts())
     return Usage(tokens_in=tokens_in, tokens_out=-(-bytes_out // BYTES_PER_TOKEN), estimated=True)
 
 
@@ -162,14 +171,14 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
     headers = {h.ATTEMPT: attempt}
     who = {"model": work.target.model, "node": work.target.node, "provider": provider}
 
-    def put(text: str = "", reasoning: str | None = None, tool_call: ToolCallChunk | None = None) -> None:
+    def put(**content: Any) -> None:
         n = next(numbers)
-        chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, text=text, reasoning=reasoning, tool_call=tool_call)
+        chunk = Chunk(request_id=work.rid, attempt_id=attempt, n=n, **content)
         pieces.put_nowait(chunk if n else chunk.model_copy(update=who))
 
     def on_text(piece: str) -> None:
         noting.on_text(piece)
-        put(piece)
+        put(text=piece)
 
     def on_reasoning(piece: str) -> None:
         noting.on_reasoning(piece)
@@ -178,6 +187,9 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
     def on_tool_call(piece: ToolCallPiece) -> None:
         noting.on_tool_call(piece)
         put(tool_call=ToolCallChunk(index=piece.index, arguments=piece.arguments, id=piece.id, name=piece.name))
+
+    def on_thinking_block(block: dict[str, Any]) -> None:
+        put(thinking_block=block)
 
     async def send() -> None:
         while (chunk := await pieces.get()) is not None:
@@ -189,6 +201,6 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
             if attempt != FIRST:
                 put()
             try:
-                yield Progress(on_text, on_reasoning, on_tool_call)
+                yield Progress(on_text, on_reasoning, on_tool_call, on_thinking_block)
             finally:
                 pieces.put_nowait(None)

@@ -20,7 +20,7 @@ from router.attempt import Recall, Served, call
 from router.breaker import Permit
 from router.cancels import Cancels, Key
 from router.consume import AGAIN_MS, bury, insist
-from router.core.candidates import TYPICAL_TOKENS_OUT
+from router.core.candidates import expected_tokens_out
 from router.core.waiting import Job
 from router.errors import AttemptError, BusError, LlmbusError, one_error, stop
 from router.ports import Bus, Delivery, Handler, Stored
@@ -317,7 +317,7 @@ class Executor:
 def _job(work: WorkItem, delivery: Delivery) -> Job:
     return Job(
         delivery.seq, work.target.model, work.urgency, work.sent_ms, work.deadline_at_ms,
-        work.chat.max_tokens or TYPICAL_TOKENS_OUT,
+        expected_tokens_out(work.chat),
     )  # fmt: skip
 
 

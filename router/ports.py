@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from schemas.outcome import Answer
 from schemas.request import Chat
@@ -192,6 +192,8 @@ class Progress:
     """Called with each piece of the answer, in order; the first call is the first token."""
     on_reasoning: Callable[[str], None] = field(default=lambda _text: None)
     on_tool_call: Callable[[ToolCallPiece], None] = field(default=lambda _piece: None)
+    on_thinking_block: Callable[[dict[str, Any]], None] = field(default=lambda _block: None)
+    """Called with each of the answer's `thinking_blocks`, once it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,14 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Close what is open."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A provider that turns texts into vectors too."""
+
+    async def embed(self, call: Call) -> Answer:
+        """A vector for each text of `call.chat.embed`, whole or not at all. Raises AttemptError, classified."""
 
 
 class Residency(Protocol):

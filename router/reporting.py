@@ -22,6 +22,8 @@ from subjects.streams import EVENTS, OUTCOMES, REPLIES
 log = structlog.get_logger(__name__)
 
 NOTHING_ASKED = Chat(messages=())
+FACTS_BYTES = 65_536
+"""What an outcome and a reply hold beside an answer."""
 
 
 class Reporter:
@@ -45,6 +47,7 @@ class Reporter:
 
     async def ended(self, outcome: Outcome) -> None:
         """Store the outcome; it is kept in hand until the bus takes it, so that nothing is run twice for its sake."""
+        outcome = _fitting(outcome, self._bus.max_payload_bytes - FACTS_BYTES)
         work = outcome.work
         # What was asked is needed for another attempt only.
         slim = work.model_copy(update={"chat": NOTHING_ASKED}) if outcome.answer is not None else work
@@ -92,3 +95,19 @@ class Reporter:
         # The id is without the delivery count: of two executions of an attempt the first outcome counts.
         msg_id = message_id("outcome", work.client, work.rid, work.attempt)
         return self._bus.publish(str(OutcomeSubject(self._node, work.rid)), outcome.encode(), msg_id=msg_id)
+
+
+def _fitting(outcome: Outcome, limit_bytes: int) -> Outcome:
+    """Vectors that no message could hold are a failure that nobody repeats: they come out the same, and are billed."""
+    answer = outcome.answer
+    if answer is None or answer.embeddings is None:
+        return outcome
+    size_bytes = sum(map(len, answer.embeddings))
+    if size_bytes <= limit_bytes:
+        return outcome
+    message = (
+        f"{len(answer.embeddings)} vectors take {size_bytes} bytes and a message of the bus holds {limit_bytes}: "
+        "send fewer texts in one request, or ask for fewer `dimensions`"
+    )
+    failure = Failure(kind=FailureKind.TOO_LARGE, message=message)
+    return outcome.model_copy(update={"answer": None, "failure": failure, "partial": answer.usage})

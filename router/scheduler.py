@@ -19,6 +19,7 @@ from router.core.waiting import Job
 from router.errors import AttemptError, one_error
 from router.ports import Held, Residency
 from schemas.failure import Failure, FailureKind
+from schemas.heartbeat import WaitReason
 from subjects.grammar import Urgency
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,8 @@ class Scheduler:
         free_bytes: Callable[[], int] | None,
     ) -> None:  # fmt: skip
         self.state = state
+        self.waits: dict[str, WaitReason] = {}
+        """By model that is wanted and not loaded."""
         self._homes = homes
         self._now_ms = now_ms
         self._free_bytes = free_bytes
@@ -123,6 +126,7 @@ class Scheduler:
                     self._change(self._tasks, self._check(name))
         while (orders := schedule(self.state, self._now_ms())).acts:
             self._follow(orders, self._tasks)
+        self.waits = {wait.model: wait.reason for wait in orders.waits}
         self._ask_again(orders.ask_at_ms)
 
     def _follow(self, orders: Orders, tasks: asyncio.TaskGroup) -> None:

@@ -83,6 +83,7 @@ class Seat:
             waiting=waiting + sum(self.behind(urgency) for urgency in URGENCIES),
             in_memory=held.phase if held else None,
             memory_bytes=held.memory_bytes if held else None,
+            waits_for=scheduler.waits.get(self.model) if scheduler else None,
             ok=ok,
             failed=len(self.recent) - ok,
             tokens_per_s=None if self.tokens_per_s is None else round(self.tokens_per_s, 1),

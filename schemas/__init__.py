@@ -5,6 +5,7 @@ from schemas.chunk import Chunk
 from schemas.decision import Candidate, Decided, Decision, Finding, Forward, Refuse, Wait
 from schemas.event import AttemptEnded, AttemptStarted, Replied
 from schemas.failure import RETRYABLE, Error, ErrorType, Failure, FailureKind
+from schemas.health import BusHealth, FleetHealth, NodeHealth
 from schemas.heartbeat import BackendState, Health, Heartbeat, Host, ModelState
 from schemas.outcome import Answer, AttemptTimings, Outcome
 from schemas.policy import Policy
@@ -22,6 +23,7 @@ __all__ = [
     "AttemptStarted",
     "AttemptTimings",
     "BackendState",
+    "BusHealth",
     "Candidate",
     "Chat",
     "ChatMessage",
@@ -34,12 +36,14 @@ __all__ = [
     "Failure",
     "FailureKind",
     "Finding",
+    "FleetHealth",
     "Forward",
     "Health",
     "Heartbeat",
     "Host",
     "LlmRequest",
     "ModelState",
+    "NodeHealth",
     "NodeView",
     "Outcome",
     "Policy",

@@ -1,5 +1,7 @@
 """A numbered piece of a streamed answer, `llm.chunk.<client>.<rid>.<n>`. Best effort; the reply is whole."""
 
+from typing import Any
+
 from schemas.base import Message, Wire
 
 
@@ -25,6 +27,8 @@ class Chunk(Message):
     text: str = ""
     reasoning: str | None = None
     tool_call: ToolCallChunk | None = None
+    thinking_block: dict[str, Any] | None = None
+    """A record of thinking that is whole now, as the reply will have it; its words have come as `reasoning`."""
     model: str | None = None
     """Who answers, told by piece 0 of an attempt; its name in the policy."""
     node: str | None = None

@@ -21,6 +21,7 @@ PassedOver = Literal[
     "context_too_long",
     "too_expensive",
     "tools_unsupported",
+    "kind_unsupported",
     "overloaded",
 ]
 

@@ -31,6 +31,8 @@ class FailureKind(StrEnum):
     """The answer began and did not end properly."""
     MALFORMED = "malformed"
     """An answer that is not what the dialect allows."""
+    TOO_LARGE = "too_large"
+    """A good answer, and billed, that no message of the bus can hold."""
     INSUFFICIENT_MEMORY = "insufficient_memory"
     """The backend has no room for the model."""
     BREAKER_OPEN = "breaker_open"

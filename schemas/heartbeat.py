@@ -6,6 +6,10 @@ from schemas.base import Message, Wire
 from schemas.failure import FailureKind
 
 BreakerState = Literal["closed", "open", "half_open"]
+WaitReason = Literal["collating", "lingering", "making_room", "changing", "memory_taken", "load_failed"]
+"""Why a model that is wanted is not loaded: those in memory go on with what goes before it; one of them was talked to
+a moment ago; they finish what they generate; another is being loaded or unloaded; other programs have the memory; its
+last load failed."""
 
 
 class ModelState(Wire):
@@ -27,6 +31,8 @@ class ModelState(Wire):
     """Where the model is; None: its node does not manage that."""
     memory_bytes: int | None = None
     """What it takes there, measured once it was loaded."""
+    waits_for: WaitReason | None = None
+    """Why it is not loaded though requests wait for it."""
     usable: bool = True
     why_not: str | None = None
     breaker: BreakerState = "closed"

@@ -18,6 +18,8 @@ class Answer(Wire):
     thinking_blocks: tuple[dict[str, Any], ...] = ()
     """The provider's own record of its thinking, signed where it signs; to be sent back as it is."""
     finish_reason: FinishReason = "stop"
+    embeddings: tuple[str, ...] | None = None
+    """In place of words: a vector for each text, in their order, as `schemas.vectors` packs them."""
     usage: Usage | None = None
     load_ms: float | None = None
     """Time the backend took to have the model in memory, where it says so."""

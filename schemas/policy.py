@@ -110,6 +110,9 @@ class Model(Strict):
     free_tier: bool = False
     """Costs nothing within the provider's free quota."""
     tools: bool = True
+    embeds: bool = False
+    """It turns texts into vectors, and takes no chats. Its requests never go to another model: vectors of two models
+    cannot be compared."""
     fallback: Name = "default"
     """The chain that follows when a request names this model and it is out."""
     lighter: Name | None = None

@@ -25,6 +25,7 @@ def problems(policy: Policy, guardrails: frozenset[str]) -> Iterator[Problem]:
     yield from _lost_names(policy, guardrails)
     yield from _route_problems(policy)
     yield from _residency_problems(policy)
+    yield from _embedding_problems(policy)
     for name in policy.nodes.keys() & RESERVED_NODES:
         yield Problem(("nodes", name), f"the node name {name!r} is reserved", "choose another name")
     for name in policy.aliases.keys() & policy.models.keys():
@@ -94,7 +95,8 @@ def _model_problems(policy: Policy, name: str, model: Model) -> Iterator[Problem
         yield from _unknown(("models", name, "lighter"), "model", model.lighter, policy.models)
     if model.price is not None:
         given = {"input_usd_per_mtok", "output_usd_per_mtok"} & model.price.model_fields_set
-        if len(given) == 1 or (not given and model.price.usd_per_hour is None):
+        enough = model.embeds and "input_usd_per_mtok" in given
+        if (len(given) == 1 and not enough) or (not given and model.price.usd_per_hour is None):
             yield Problem(
                 ("models", name, "price"),
                 "says only in part what it costs",
@@ -133,6 +135,41 @@ def _crowded(policy: Policy, provider: str) -> Iterator[Problem]:
                     f"{provider} holds one model, and on {node} that is {first[node]}",
                     "give each server a provider of its own, or use `residency: llama-server`",
                 )
+
+
+NO_EMBEDDINGS: Final = frozenset({"anthropic"})
+"""Dialects that have none."""
+
+
+def _embedding_problems(policy: Policy) -> Iterator[Problem]:
+    """Vectors of two models cannot be compared: a model that embeds is in no list with another, and follows none."""
+    embedding = {name for name, model in policy.models.items() if model.embeds}
+    for name in sorted(embedding):
+        model = policy.models[name]
+        provider = policy.providers.get(model.provider)
+        if provider and provider.dialect in NO_EMBEDDINGS:
+            yield Problem(("models", name, "embeds"), f"{provider.dialect} has no embeddings", "use another provider")
+        for field in ("fallback", "lighter"):
+            if field in model.model_fields_set:
+                yield Problem(
+                    ("models", name, field), "nothing may take the place of a model that embeds", "leave it out"
+                )
+    for name, model in policy.models.items():
+        if model.lighter in embedding:
+            yield Problem(
+                ("models", name, "lighter"), f"{model.lighter} embeds and takes no chats", "name a chat model"
+            )
+    for where, names in _model_lists(policy):
+        among = sorted(embedding.intersection(names))
+        if among and where[0] not in ("aliases", "capabilities"):
+            yield Problem(
+                where, f"{among[0]} embeds and takes no chats", "leave it to an alias or a capability of its own"
+            )
+        elif among and len(set(names)) > 1:
+            yield Problem(where, f"{among[0]} embeds, and no other could take its place", "let it stand alone")
+    for name, agent in policy.agents.items():
+        if agent.model in embedding:
+            yield Problem(("agents", name, "model"), f"{agent.model} embeds and takes no chats", "name a chat model")
 
 
 def _model_lists(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], tuple[str, ...]]]:

@@ -40,6 +40,9 @@ class Reply(Message):
     request_hash: str
     status: Status
     message: ReplyMessage | None = None
+    embeddings: tuple[str, ...] | None = None
+    """In place of a message: a vector for each text to embed, in their order. Each is the base64 of its numbers as
+    little-endian float32; `schemas.vectors.unpacked` reads it."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     model: str | None = None

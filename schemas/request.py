@@ -9,11 +9,13 @@ from schemas.base import Message, Wire
 from subjects.grammar import Urgency
 
 Strategy = Literal["agent_preference", "quality", "cost", "speed"]
-ReasoningEffort = Literal["none", "low", "medium", "high"]
+ReasoningEffort = Literal["none", "auto", "low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 DEFAULT_DEADLINE_MS = 120_000
 MAX_DEADLINE_MS = 30 * 60_000
+MAX_TEXTS = 2048
+"""That one request may have embedded; as many as OpenAI takes."""
 
 
 def request_hash(capability: str, body: bytes) -> str:
@@ -56,7 +58,7 @@ class Preferences(Wire):
     stop: list[str] | str | None = None
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
-    """How long a model may think, where it can; absent: as it likes."""
+    """How long a model may think; absent: as it likes; `auto`: the same, and it is told so where it has to be told."""
 
 
 class Constraints(Wire):
@@ -96,17 +98,31 @@ class LlmRequest(Message):
     parallel_tool_calls: bool | None = None
     """False: at most one tool call in an answer, where a provider can be told so."""
     response_format: dict[str, Any] | None = None
+    embed: tuple[str, ...] | None = None
+    """Texts to turn into vectors, in place of a chat: one vector each, in their order."""
+    dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    """How long the vectors shall be, where a model can shorten them; absent: as the model makes them."""
     metadata: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if not any(m.text().strip() or m.content or m.tool_calls for m in self.messages or ()) and not (
+        if self.embed is not None:
+            self._says_what_to_embed(self.embed)
+        elif not any(m.text().strip() or m.content or m.tool_calls for m in self.messages or ()) and not (
             self.prompt and self.prompt.strip()
         ):
             raise ValueError("empty prompt: give `prompt` or `messages` with content")
         if self.deadline_ms > MAX_DEADLINE_MS:
             raise ValueError(f"deadline_ms is at most {MAX_DEADLINE_MS} (30 minutes)")
         return self
+
+    def _says_what_to_embed(self, texts: tuple[str, ...]) -> None:
+        if self.prompt or self.messages or self.context or self.tools:
+            raise ValueError("texts to embed stand alone: leave out `prompt`, `messages`, `context` and `tools`")
+        if not 1 <= len(texts) <= MAX_TEXTS:
+            raise ValueError(f"{len(texts)} texts to embed: give 1 to {MAX_TEXTS} in one request")
+        if "" in texts:
+            raise ValueError(f"text {texts.index('')} is empty: there is nothing to embed in it")
 
     def conversation(self) -> tuple[ChatMessage, ...]:
         """All turns: messages, then context and prompt as the user's last turn."""
@@ -130,6 +146,9 @@ class Chat(Wire):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     stream: bool = False
+    embed: tuple[str, ...] | None = None
+    """Texts to turn into vectors; then there are no messages, and nothing is streamed."""
+    dimensions: int | None = None
     metadata: dict[str, Any] | None = None
     """The client's own; only `loopback` reads it, for what it is told to do."""
 
@@ -149,6 +168,12 @@ class Chat(Wire):
             tool_choice=request.tool_choice,
             parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format,
-            stream=request.stream,
+            stream=request.stream and request.embed is None,
+            embed=request.embed,
+            dimensions=request.dimensions,
             metadata=request.metadata,
         )
+
+    def texts(self) -> tuple[str, ...]:
+        """All words that the model reads, turn by turn, or text by text where they are to be embedded."""
+        return tuple(turn.text() for turn in self.messages) if self.embed is None else self.embed

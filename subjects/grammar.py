@@ -146,6 +146,14 @@ class NodeCall:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCall:
+    """`llm.health`: any router is asked how everything is, itself too; captured by no stream."""
+
+    def __str__(self) -> str:
+        return "llm.health"
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """`llm.dead.<reason>`: a message nobody could handle, with why."""
 
@@ -155,11 +163,15 @@ class Dead:
         return f"llm.dead.{token('reason', self.reason)}"
 
 
-Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | NodeCall | Dead
+HEALTH: Final = HealthCall()
+
+Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | NodeCall | HealthCall | Dead
 
 
 def parse(subject: str) -> Address | None:
     """The value whose `str` is `subject`; None when it is no subject of the bus."""
+    if subject == str(HEALTH):
+        return HEALTH
     head, _, rest = subject.partition(".")
     kind, _, tail = rest.partition(".")
     read = _READERS.get(kind) if head == "llm" else None

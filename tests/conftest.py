@@ -21,6 +21,7 @@ NATS_IMAGE = "nats:2"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "netns: makes network namespaces, which needs Linux, `ip` and root")
+    config.addinivalue_line("markers", "claude_code: runs Claude Code, which npm has for Linux and macOS")
 
 
 @pytest.fixture

@@ -50,6 +50,12 @@ class BusClient(Client):
 
         return end
 
+    async def close(self) -> None:
+        """Without a connection what was still to be sent goes nowhere: writing it fails, and the close with it."""
+        if not self.is_connected:
+            self._pending, self._pending_data_size = [], 0
+        await super().close()
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._direct.get(sid)
         if handler is None:

@@ -1,43 +1,100 @@
-"""The doors of the edge as an ASGI application."""
+"""The doors of the edge as an ASGI application.
+
+A door is added with one line in `create_app`: `_post` for one whose requests go on the bus (a `Door`), `_on` for any
+other (a coroutine of the edge and the request that returns a response or raises RequestFailedError). What `/docs`
+says about it, with examples that the tests run as written, is its entry in `examples.py`; `openapi.py` adds what is the
+same for all: errors, headers, keys.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
+from adapters.edge import batch, fleet_doors
+from adapters.edge.anthropic_messages import Messages, MessagesRequest
+from adapters.edge.count_tokens import count_tokens
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
+from adapters.edge.openai_embeddings import Embeddings, EmbeddingsRequest
+from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
 from adapters.edge.requests_door import requests_door
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handle = Callable[[Edge, Request], Awaitable[Response]]
 
+ROLES: Final = ("architect", "coder", "reviewer")
+"""Of the policy's models, that have a door of their own."""
 REFUSALS: Final = {404: ErrorType.NO_ROUTE, 405: ErrorType.BAD_REQUEST}
 
 
 def create_app(edge: Edge) -> FastAPI:
     app = FastAPI(title="llmbus", summary="Every LLM client on a bus that loses nothing.", redoc_url=None)
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
+    _own_doors(app, edge)
     app.include_router(requests_door(edge))
+    _post(app, edge, "/v1/embeddings", Embeddings(), EmbeddingsRequest, "OpenAI")
+    _post(app, edge, "/v1/messages", Messages(), MessagesRequest, "Anthropic")
+    _on(app, edge, "POST", "/v1/messages/count_tokens", count_tokens, "Anthropic", MessagesRequest)
+    _on(app, edge, "GET", "/", _greeting, "About")
+    _on(app, edge, "HEAD", "/", _greeting, "About")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestValidationError)(_bad_query)
     app.exception_handler(RequestFailedError)(_refused)
     return app
 
 
-def _post(app: FastAPI, edge: Edge, path: str, door: Door, body: type[Any], tag: str) -> None:
-    async def handle(request: Request) -> Response:
+async def _greeting(edge: Edge, request: Request) -> Response:
+    """Some clients look here first whether anybody is at home."""
+    return PlainTextResponse("llmbus: send requests to one of the endpoints that /docs describes\n")
+
+
+def _post(app: FastAPI, edge: Edge, path: str, door: Door, body: type[BaseModel], tag: str) -> None:
+    """A door whose requests go on the bus; `body` is what it reads."""
+
+    async def handle(edge: Edge, request: Request) -> Response:
         return await exchange(edge, door, request)
 
-    schema = {"application/json": {"schema": body.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    app.post(path, tags=[tag], name=path, openapi_extra={"requestBody": {"content": schema, "required": True}})(handle)
+    _on(app, edge, "POST", path, handle, tag, body)
+
+
+def _on(
+    app: FastAPI, edge: Edge, method: str, path: str, handle: Handle, tag: str, body: type[BaseModel] | None = None
+) -> None:
+    """Any other endpoint. A parameter of its path needs no more than its name in braces."""
+
+    async def endpoint(request: Request) -> Response:
+        return await handle(edge, request)
+
+    app.add_api_route(
+        path, endpoint, methods=[method], tags=[tag], name=path, response_model=None, openapi_extra=_extra(body)
+    )
+
+
+def _extra(body: type[BaseModel] | None) -> dict[str, Any]:
+    if body is None:
+        return {}
+    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
+
+
+def _own_doors(app: FastAPI, edge: Edge) -> None:
+    tag = "Own doors"
+    route = Route(edge.fleet, edge.policy)
+    _post(app, edge, "/route", route, RouteRequest, tag)
+    for role in ROLES:
+        _post(app, edge, f"/{role}", Route(edge.fleet, edge.policy, role), RouteRequest, tag)
+    _post(app, edge, "/api/chat", ApiChat(), ApiChatRequest, tag)
+    batch.add(app, edge, route, tag)
+    fleet_doors.add(app, edge, tag)
 
 
 async def _no_such_door(request: Request, error: HTTPException) -> Response:

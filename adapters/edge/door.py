@@ -1,7 +1,7 @@
 """What a door is: translations between one HTTP dialect and the bus. Pure; `exchange.py` does all the rest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from adapters.edge.wishes import Wishes
@@ -18,6 +18,10 @@ DEFAULT_CAPABILITY = "chat"
 ANY_MODEL = frozenset({"auto", "default", ""})
 
 
+class NoRouteError(ValueError):
+    """Nobody of the policy can take it, by what a door alone knows: its answer is a 404."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as a door has read it."""
@@ -30,6 +34,10 @@ class Asked:
     """As the client named it, for answers that must repeat it before anybody has answered."""
     with_usage: bool = False
     """A stream that ends with its usage."""
+    echo: Mapping[str, Any] = field(default_factory=dict)
+    """What an answer repeats of what was asked, in the dialect's own form."""
+    base64: bool = False
+    """Vectors go out as they travel, not as numbers."""
 
 
 class Speech(Protocol):
@@ -45,7 +53,7 @@ class Speech(Protocol):
         """The end of a whole answer."""
 
     def error(self, error: Error, status: int) -> bytes:
-        """The end of an answer that is not whole; needs nothing of what was said before."""
+        """The end of an answer that is not whole, whatever was said before."""
 
 
 class Door(Protocol):
@@ -54,7 +62,7 @@ class Door(Protocol):
     shape: Shape
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        """Raises pydantic.ValidationError, and ValueError that says what would be right."""
+        """Raises pydantic.ValidationError, and ValueError that says what would be right; NoRouteError."""
 
     def answer(self, asked: Asked, reply: Reply) -> Any:
         """The JSON body of a whole answer."""
@@ -63,13 +71,15 @@ class Door(Protocol):
         """What writes it as a stream."""
 
 
-def placed(model: str | None, wishes: Wishes, policy: Policy) -> tuple[str, str | None]:
+def placed(
+    model: str | None, wishes: Wishes, policy: Policy, default: str = DEFAULT_CAPABILITY
+) -> tuple[str, str | None]:
     """The capability that a request goes to, and the model that it names there, if any.
 
     What a client calls a model may be a capability too; a policy's model or alias of the same name goes before it.
     """
     if model is None or model in ANY_MODEL:
-        return wishes.capability or DEFAULT_CAPABILITY, None
+        return wishes.capability or default, None
     if model in policy.capabilities and model not in policy.models and model not in policy.aliases:
         return model, None
-    return wishes.capability or DEFAULT_CAPABILITY, model
+    return wishes.capability or default, model

@@ -1,13 +1,14 @@
 """Typed errors in the words of the caller's dialect, and their HTTP statuses."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from adapters.edge.door import Shape
-from schemas.failure import Error, ErrorType, Failure
+from schemas.failure import Error, ErrorType, Failure, FailureKind
 from schemas.policy import Policy
 from schemas.reply import Reply
 
@@ -58,6 +59,8 @@ OPENAI_TYPES: Final[Mapping[int, str]] = {
 }
 SHOWN_ERRORS: Final = 3
 JSON: Final = "application/json"
+_FIELD = re.compile(r"(?!body:)([a-z_]\w*(?:\.\w+)*): ")
+_UNKNOWN = re.compile(r"unknown (model|capability) ")
 
 
 def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
@@ -65,9 +68,11 @@ def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
     whole = error.model_dump(mode="json", exclude_none=True)
     match shape:
         case "openai":
-            code = "model_not_found" if error.type is ErrorType.NO_ROUTE else error.type.value
+            param = _param(error)
+            unknown = error.type is ErrorType.NO_ROUTE and param == "model"
+            code = "model_not_found" if unknown else error.type.value
             kind = OPENAI_TYPES.get(status, "server_error")
-            return {"error": {"message": error.message, "type": kind, "param": None, "code": code, "llm": whole}}
+            return {"error": {"message": error.message, "type": kind, "param": param, "code": code, "llm": whole}}
         case "anthropic":
             kind = ANTHROPIC_TYPES.get(status, "api_error")
             said = {"type": kind, "message": error.message, "llm": whole}
@@ -76,14 +81,23 @@ def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
             return {"error": whole}
 
 
+def _param(error: Error) -> str | None:
+    """The field that an error is about, as `messages[0].role`; its message begins with it."""
+    said = {ErrorType.BAD_REQUEST: _FIELD, ErrorType.NO_ROUTE: _UNKNOWN}.get(error.type)
+    found = said and said.match(error.message)
+    return re.sub(r"\.(\d+)", r"[\1]", found[1]) if found else None
+
+
 def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, bytes] | None:
-    """An upstream's refusal as it came, status and body, when it speaks the caller's dialect: some clients recover by
-    its wording. None for any other error."""
+    """An upstream's refusal as it came, status and body, when it speaks the caller's dialect, and a context that is too
+    long in the words that Anthropic has for it: some clients recover by the wording. None for any other error."""
     attempt = reply.attempts[-1] if reply.attempts else None
     failure: Failure | None = attempt.failure if attempt else None
     provider = policy.providers.get(attempt.provider) if attempt else None
-    if failure is None or provider is None or provider.dialect != shape:
+    if failure is None or provider is None:
         return None
+    if provider.dialect != shape:
+        return _too_long(reply, failure) if shape == "anthropic" else None
     if failure.upstream is None or not 400 <= (failure.status or 0) < 500 or failure.status in {401, 402, 403}:
         return None
     try:
@@ -93,14 +107,23 @@ def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, byte
     return (failure.status or 400, failure.upstream.encode()) if isinstance(body, dict) and "error" in body else None
 
 
+def _too_long(reply: Reply, failure: Failure) -> tuple[int, bytes] | None:
+    if failure.kind is not FailureKind.CONTEXT_TOO_LONG or reply.error is None:
+        return None
+    error = reply.error.model_copy(update={"message": f"prompt is too long: {failure.message}"})
+    return 400, to_json(error_body(error, 400, "anthropic"))
+
+
 def explained(error: ValueError) -> str:
     """What is wrong where, without repeating what was sent: it may be secret."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [
-        f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg'].removeprefix('Value error, ')}"
-        for e in found[:SHOWN_ERRORS]
-    ]
+    lines = [f"{_path(e['loc']) or 'body'}: {e['msg'].removeprefix('Value error, ')}" for e in found[:SHOWN_ERRORS]]
     more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
     return "; ".join(lines) + more
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """Without what pydantic calls the members of a union."""
+    return ".".join(str(step) for step in place if step not in ("str", "float", "int") and "[" not in str(step))

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.edge import facts
-from adapters.edge.door import Asked, Door, Shape, Speech
+from adapters.edge.door import Asked, Door, NoRouteError, Shape
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
 from adapters.edge.line import CallerGoneError, Line
 from adapters.edge.ports import Edge, Pending, Submission
@@ -45,7 +45,11 @@ def request_id(headers: Mapping[str, str]) -> str:
     key = headers.get("idempotency-key")
     if not key:
         return uuid.uuid4().hex
-    return key if is_token(key) and not _RESERVED.match(key) else f"key-{sha256(key.encode()).hexdigest()[:48]}"
+    return key if is_usable_id(key) else f"key-{sha256(key.encode()).hexdigest()[:48]}"
+
+
+def is_usable_id(rid: str) -> bool:
+    return is_token(rid) and not _RESERVED.match(rid)
 
 
 async def exchange(edge: Edge, door: Door, request: Request) -> Response:
@@ -55,11 +59,11 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
         client = edge.identity.caller(request.headers, rid)
         body = await read_body(request, edge.policy().limits.max_body_bytes, rid)
         asked = read(edge, door, body, request.headers, rid)
-        submission = await admitted(edge, _submission(asked, client, rid, request.headers))
+        submitted = await admitted(edge, submission(asked, client, rid, request.headers))
         wait_s = respond_async(",".join(request.headers.getlist("prefer")))
         if wait_s is None:
-            return Answering(edge, door, asked, submission)
-        return await accepted(edge, door, asked, submission, wait_s)
+            return Answering(edge, door, asked, submitted)
+        return await accepted(edge, door, asked, submitted, wait_s)
     except RequestFailedError as refusal:
         return failed(edge, door, refusal.error, refusal.reply)
     except ClientDisconnect:
@@ -67,9 +71,11 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
 
 
 def read(edge: Edge, door: Door, body: bytes, headers: Mapping[str, str], rid: str) -> Asked:
-    """Raises RequestFailedError: bad_request."""
+    """Raises RequestFailedError: bad_request, no_route."""
     try:
         asked = door.read(body, headers, edge.policy())
+    except NoRouteError as error:
+        raise RequestFailedError.of(ErrorType.NO_ROUTE, rid, str(error)) from None
     except ValueError as error:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, explained(error)) from None
     if not is_token(asked.capability):
@@ -161,7 +167,7 @@ def _digits(length: str) -> str:
     return length if length.isascii() and length.isdigit() and len(length) < 20 else "0"
 
 
-def _submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
+def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
     trace = headers.get(h.TRACEPARENT)
     return Submission(
         client, rid, asked.capability, asked.request.encode(), asked.request.deadline_ms, asked.request.stream,
@@ -180,6 +186,7 @@ class Answering(Response):
         self._asked = asked
         self._submission = submission
         self._rid = submission.rid
+        self._speech = door.speech(asked, submission.rid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line = Line(receive, send)
@@ -217,21 +224,21 @@ class Answering(Response):
             return await self._failed(line, Error.of(ErrorType.INTERNAL, self._rid, words, spent="unknown"), None)
 
     async def _stream(self, line: Line, pending: Pending) -> None:
-        speech = self._door.speech(self._asked, self._rid)
-        async with line.pinging(speech.ping, self._edge.ping_s, facts.of_request(self._rid)):
+        async with line.pinging(self._speech.ping, self._edge.ping_s, facts.of_request(self._rid)):
             if not self._submission.stream:
-                await self._finish(line, speech, Told(), await pending.reply())
+                await self._finish(line, Told(), await pending.reply())
                 return
             async with aclosing(pending.items()) as items:
-                await self._pieces(line, speech, items)
+                await self._pieces(line, items)
 
-    async def _pieces(self, line: Line, speech: Speech, items: AsyncIterator[Chunk | Reply]) -> None:
+    async def _pieces(self, line: Line, items: AsyncIterator[Chunk | Reply]) -> None:
         told, first = Told(), None
         async for item in items:
             if isinstance(item, Reply):
-                await self._finish(line, speech, told, item)
+                await self._finish(line, told, item)
                 return
-            first = item if item.n == 0 else first
+            if item.n == 0 or (first and first.attempt_id != item.attempt_id):
+                first = item
             if not told.continues(item):
                 words = f"the attempt that was answering broke off; the whole answer will be at {place(self._rid)}"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
@@ -239,9 +246,9 @@ class Answering(Response):
                 await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                await line.write(speech.piece(piece))
+                await line.write(self._speech.piece(piece))
 
-    async def _finish(self, line: Line, speech: Speech, told: Told, reply: Reply) -> None:
+    async def _finish(self, line: Line, told: Told, reply: Reply) -> None:
         if reply.error is not None:
             raise RequestFailedError(reply.error, reply)
         rest = told.rest(reply)
@@ -249,14 +256,13 @@ class Answering(Response):
             words = f"what was sent is not how the answer begins; the whole one is at {place(self._rid)}"
             raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="yes")
         await line.begin(facts.of_reply(reply))
-        await line.write(b"".join(map(speech.piece, rest)) + speech.end(reply), more=False)
+        await line.write(b"".join(map(self._speech.piece, rest)) + self._speech.end(reply), more=False)
 
     async def _failed(self, line: Line, error: Error, reply: Reply | None) -> Response | None:
         """A status while there is a choice; else the end of the stream says so, and cannot be taken for a whole one."""
         if not line.begun:
             return failed(self._edge, self._door, error, reply)
-        speech = self._door.speech(self._asked, self._rid)
-        await line.write(speech.error(error, STATUS[error.type]), more=False)
+        await line.write(self._speech.error(error, STATUS[error.type]), more=False)
         return None
 
 

@@ -7,6 +7,8 @@ from schemas.chunk import Chunk
 from schemas.reply import Reply
 
 REQUEST_ID: Final = "x-llm-request-id"
+REQUEST_IDS: Final = (REQUEST_ID, "request-id", "x-request-id")
+"""Ours, and what the vendors' clients look for."""
 
 Pairs = list[tuple[bytes, bytes]]
 _TOLD: Final = (
@@ -16,7 +18,7 @@ _TOLD: Final = (
 
 
 def of_request(rid: str) -> Pairs:
-    return [(REQUEST_ID.encode(), rid.encode())]
+    return [(name.encode(), rid.encode()) for name in REQUEST_IDS]
 
 
 def of_chunk(rid: str, chunk: Chunk | None) -> Pairs:

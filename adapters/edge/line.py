@@ -31,7 +31,8 @@ class Line:
         self._send = send
         self._turn = asyncio.Lock()
         self._limit: asyncio.Timeout | None = None
-        self._gone = False
+        self.gone = False
+        """The caller has hung up."""
         self._ended = False
         self._said_s = asyncio.get_running_loop().time()
         self.begun = False
@@ -48,7 +49,7 @@ class Line:
                     await stop(watching)
                     self._limit = None
         except TimeoutError:
-            if self._gone:
+            if self.gone:
                 raise CallerGoneError("the caller hung up") from None
             raise
 
@@ -91,9 +92,9 @@ class Line:
 
     def _hung_up(self) -> None:
         """The end of a response is told like a hang-up, and is none."""
-        if self._ended or self._gone:
+        if self._ended or self.gone:
             return
-        self._gone = True
+        self.gone = True
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 

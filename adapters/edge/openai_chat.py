@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,22 @@ from adapters.edge import sse
 from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.errors import error_body
 from adapters.edge.facts import within
+from adapters.edge.openai_fields import (
+    ELSEWHERE,
+    LOGPROBS,
+    Effort,
+    Flag,
+    Temperature,
+    Tokens,
+    TopP,
+    Whole,
+    check_format,
+    check_messages,
+    check_tools,
+    chosen,
+    effort,
+    only,
+)
 from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
 from schemas.chunk import Chunk
 from schemas.failure import Error
@@ -18,12 +34,10 @@ from schemas.reply import Reply
 from schemas.work import Usage
 
 DONE: Final = b"data: [DONE]\n\n"
-EFFORTS: Final = {"minimal": "low", "xhigh": "high"}
-"""OpenAI's words for what others call otherwise."""
 
 
 class StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class ChatCompletionRequest(Wishes):
@@ -34,23 +48,33 @@ class ChatCompletionRequest(Wishes):
     model: str | None = None
     """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
     messages: list[dict[str, Any]] = Field(min_length=1)
-    stream: bool = False
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     stop: list[str] | str | None = None
-    seed: int | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    seed: Whole | None = None
+    reasoning_effort: Effort | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     response_format: dict[str, Any] | None = None
-    logprobs: Literal[False] | None = Field(default=None, description="Not supported.")
-    top_logprobs: Literal[0] | None = Field(default=None, description="Not supported.")
     metadata: dict[str, Any] | None = None
+    user: str | None = None
+    """Kept with the request, and sent to nobody."""
+
+    n: Annotated[Whole | None, only(None, 1, because="one answer a request; ask again for another")] = None
+    logprobs: Annotated[Flag | None, only(None, False, because=LOGPROBS)] = None
+    top_logprobs: Annotated[Whole | None, only(None, 0, because=LOGPROBS)] = None
+    functions: Annotated[Any, only(None, [], because="the older form of tools is not taken: use tools")] = None
+    function_call: Annotated[
+        Any, only(None, "none", "auto", because="the older form of tools is not taken: use tool_choice")
+    ] = None
+    audio: Annotated[Any, only(None, because="no provider here speaks: leave it out")] = None
+    modalities: Annotated[Any, only(None, [], ["text"], because="answers are text: leave it out")] = None
+    web_search_options: Annotated[Any, only(None, because=f"searching {ELSEWHERE}")] = None
 
 
 class ChatCompletions:
@@ -62,27 +86,30 @@ class ChatCompletions:
         said = ChatCompletionRequest.model_validate_json(body)
         if given := from_headers(headers):
             said = ChatCompletionRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        check_messages(said.messages)
+        check_tools(said.tools or ())
+        check_format(said.response_format)
         capability, model = placed(said.model, said, policy)
-        effort = said.reasoning_effort
+        choice, tools = chosen(said.tool_choice, said.tools)
+        streams, limit = bool(said.stream), said.max_completion_tokens
         preferences = with_preferences(
             said,
             {
-                "max_tokens": said.max_completion_tokens or said.max_tokens,
+                "max_tokens": said.max_tokens if limit is None else limit,
                 "temperature": said.temperature,
                 "top_p": said.top_p,
                 "stop": said.stop,
                 "seed": said.seed,
-                "reasoning_effort": EFFORTS.get(effort, effort) if effort else None,
+                "reasoning_effort": effort(said.reasoning_effort),
             },
         )
         asked = request(
-            said, messages=said.messages, model=model, preferences=preferences,
-            stream=said.stream and not said.buffered, tools=said.tools or None, tool_choice=said.tool_choice,
-            parallel_tool_calls=said.parallel_tool_calls, response_format=said.response_format,
-            metadata=said.metadata,
+            said, messages=said.messages, model=model, preferences=preferences, stream=streams and not said.buffered,
+            tools=tools, tool_choice=choice, parallel_tool_calls=said.parallel_tool_calls,
+            response_format=said.response_format, metadata=said.metadata, user=said.user,
         )  # fmt: skip
         with_usage = said.stream_options is not None and said.stream_options.include_usage
-        return Asked(asked, capability, sse=said.stream, model=said.model or "auto", with_usage=with_usage)
+        return Asked(asked, capability, sse=streams, model=said.model or "auto", with_usage=with_usage)
 
     def answer(self, asked: Asked, reply: Reply) -> dict[str, Any]:
         message = reply.message
@@ -93,9 +120,11 @@ class ChatCompletions:
         }
         if message and message.reasoning:
             said["reasoning_content"] = message.reasoning
+        if message and message.thinking_blocks:
+            said["thinking_blocks"] = message.thinking_blocks
         if message and message.tool_calls:
             said["tool_calls"] = message.tool_calls
-        choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": reply.finish_reason}
+        choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": reply.finish_reason or "stop"}
         return {
             "id": f"chatcmpl-{reply.request_id}",
             "object": "chat.completion",
@@ -120,6 +149,8 @@ class ChatSpeech:
             "id": f"chatcmpl-{rid}", "object": "chat.completion.chunk", "created": int(time.time()),
             "model": asked.model,
         }  # fmt: skip
+        if asked.with_usage:
+            self._base["usage"] = None
         self._spoken = False
 
     def piece(self, chunk: Chunk) -> bytes:
@@ -139,8 +170,9 @@ class ChatSpeech:
         return self._event([{"index": 0, "delta": delta, "finish_reason": None}])
 
     def end(self, reply: Reply) -> bytes:
-        delta = {} if self._spoken else {"role": "assistant", "content": ""}
-        last = self._event([{"index": 0, "delta": delta, "finish_reason": reply.finish_reason}], llm=within(reply))
+        delta = _unsaid(reply) if self._spoken else {"role": "assistant", "content": "", **_unsaid(reply)}
+        choice = {"index": 0, "delta": delta, "finish_reason": reply.finish_reason or "stop"}
+        last = self._event([choice], llm=within(reply))
         counted = self._event([], usage=usage(reply.usage)) if self._asked.with_usage else b""
         return last + counted + DONE
 
@@ -149,6 +181,20 @@ class ChatSpeech:
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.event({**self._base, "choices": choices, **more})
+
+
+def _unsaid(reply: Reply) -> dict[str, Any]:
+    """What an answer has beside its words: a provider's own record, which it wants back with the next turn."""
+    message = reply.message
+    delta: dict[str, Any] = {}
+    if message and message.thinking_blocks:
+        delta["thinking_blocks"] = message.thinking_blocks
+    marks = [
+        {"index": n, "function": {"arguments": ""}, **more}
+        for n, call in enumerate(message.tool_calls if message else ())
+        if (more := {name: call[name] for name in call.keys() - {"id", "type", "function"}})
+    ]
+    return {**delta, "tool_calls": marks} if marks else delta
 
 
 def usage(counted: Usage | None) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""What the edge needs: the durable requests of all clients, who they are and what they may, and the policy in force."""
+"""What the edge needs: the durable requests of all clients, who they are and what they may, the nodes as they are, and
+the policy in force."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -8,8 +9,11 @@ from typing import Protocol
 from adapters.edge.states import RequestPage, RequestState
 from router.ports import Headers
 from schemas.chunk import Chunk
+from schemas.health import FleetHealth
+from schemas.heartbeat import Heartbeat
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import LlmRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,16 @@ class Identity(Protocol):
         """Leave to submit, and the headers to submit with. Raises RequestFailedError: forbidden, rate_limited, ..."""
 
 
+class Fleet(Protocol):
+    """Routers, nodes and what they have in memory."""
+
+    def heard(self) -> Mapping[str, Heartbeat]:
+        """By name, the nodes that are there, as they last said of themselves."""
+
+    async def health(self) -> FleetHealth:
+        """How everything is, found out now; within two seconds, whatever is away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """All that a door is given."""
@@ -87,5 +101,8 @@ class Edge:
     identity: Identity
     policy: Callable[[], Policy]
     """The one in force."""
+    fleet: Fleet
+    count_tokens: Callable[[LlmRequest], int] = field(kw_only=True)
+    """An estimate of what a model would be given."""
     ping_s: float = 5.0
     """So often a stream says that it lives while nothing comes."""

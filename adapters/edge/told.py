@@ -1,10 +1,23 @@
 """What of an answer a caller has been told already, so that the end can be compared with the whole."""
 
-from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.chunk import Chunk, ToolCallChunk
-from schemas.reply import Reply
+from schemas.reply import Reply, ReplyMessage
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call as far as it went out."""
+
+    id: str | None = None
+    name: str | None = None
+    arguments: list[str] = field(default_factory=list)
+
+    def add(self, piece: ToolCallChunk) -> None:
+        self.id, self.name = self.id or piece.id, self.name or piece.name
+        self.arguments.append(piece.arguments)
 
 
 class Told:
@@ -17,7 +30,9 @@ class Told:
         self._next = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._arguments: defaultdict[int, list[str]] = defaultdict(list)
+        self._blocks = 0
+        """Records of thinking."""
+        self._calls: dict[int, _Call] = {}
 
     def continues(self, chunk: Chunk) -> bool:
         """Whether it belongs to what went out; content of another attempt does not, nor does that it has begun."""
@@ -36,31 +51,49 @@ class Told:
         self.attempt_id = chunk.attempt_id
         self._text.append(chunk.text)
         self._reasoning.append(chunk.reasoning or "")
-        if chunk.tool_call is not None:
-            self._arguments[chunk.tool_call.index].append(chunk.tool_call.arguments)
+        self._blocks += chunk.thinking_block is not None
+        if (piece := chunk.tool_call) is not None:
+            self._calls.setdefault(piece.index, _Call()).add(piece)
 
     def rest(self, reply: Reply) -> list[Chunk] | None:
-        """The pieces that complete the answer; None when what went out is not its beginning."""
+        """The pieces that complete the answer; None when what went out is not its beginning.
+
+        The beginning of another attempt's answer is not, though it may read the same.
+        """
         message = reply.message
-        if message is None:
+        answered = reply.attempts[-1].attempt_id if reply.attempts else None
+        if message is None or (self and answered not in (None, self.attempt_id)):
             return None
-        whole = [
-            (message.reasoning or "", "".join(self._reasoning), _reasoning),
-            (message.content, "".join(self._text), _text),
-        ]
-        pieces = []
-        for said, told, piece in whole:
-            if not said.startswith(told):
-                return None
-            if left := said[len(told) :]:
-                pieces.append(piece(reply, left))
+        pieces = self._thinking(reply, message)
+        text = _left(message.content, self._text)
+        if pieces is None or text is None or self._calls.keys() - range(len(message.tool_calls)):
+            return None
+        pieces += [_chunk(reply, text=text)] if text else []
         for index, call in enumerate(message.tool_calls):
-            arguments, told = _arguments(call), "".join(self._arguments.get(index, ()))
-            if index in self._arguments and told == arguments:
+            piece = _rest_of_call(index, call, self._calls.get(index, _Call()))
+            if piece is None:
+                return None
+            if piece.name or piece.arguments:
+                pieces.append(_chunk(reply, tool_call=piece))
+        return pieces
+
+    def _thinking(self, reply: Reply, message: ReplyMessage) -> list[Chunk] | None:
+        """What is left of the thinking, each record of it after the words that it is of."""
+        words, told = message.reasoning or "", "".join(self._reasoning)
+        if not words.startswith(told):
+            return None
+        pieces, at, end = [], len(told), 0
+        for n, block in enumerate(message.thinking_blocks):
+            own = str(block.get("thinking", ""))
+            end = max(end, words.find(own, end) + len(own))
+            if n < self._blocks:
                 continue
-            if told:
-                return None  # a call's pieces come with their name, or not at all
-            pieces.append(_call(reply, index, call, arguments))
+            if left := words[at:end]:
+                pieces.append(_chunk(reply, reasoning=left))
+            pieces.append(_chunk(reply, thinking_block=block))
+            at = max(at, end)
+        if left := words[at:]:
+            pieces.append(_chunk(reply, reasoning=left))
         return pieces
 
     def __bool__(self) -> bool:
@@ -68,24 +101,24 @@ class Told:
 
 
 def has_content(chunk: Chunk) -> bool:
-    return bool(chunk.text or chunk.reasoning or chunk.tool_call)
+    return bool(chunk.text or chunk.reasoning or chunk.tool_call or chunk.thinking_block)
 
 
-def _arguments(call: dict[str, Any]) -> str:
-    return str(call.get("function", {}).get("arguments", ""))
+def _left(whole: str, told: list[str]) -> str | None:
+    beginning = "".join(told)
+    return whole[len(beginning) :] if whole.startswith(beginning) else None
 
 
-def _text(reply: Reply, text: str) -> Chunk:
-    return _chunk(reply, text=text)
-
-
-def _reasoning(reply: Reply, text: str) -> Chunk:
-    return _chunk(reply, reasoning=text)
-
-
-def _call(reply: Reply, index: int, call: dict[str, Any], arguments: str) -> Chunk:
-    name, call_id = call.get("function", {}).get("name"), call.get("id")
-    return _chunk(reply, tool_call=ToolCallChunk(index=index, arguments=arguments, id=call_id, name=name))
+def _rest_of_call(index: int, call: dict[str, Any], told: _Call) -> ToolCallChunk | None:
+    """A call's id and name go out once."""
+    function = call.get("function", {})
+    name, call_id = function.get("name"), call.get("id")
+    left = _left(str(function.get("arguments", "")), told.arguments)
+    if left is None or told.name not in (None, name) or told.id not in (None, call_id):
+        return None
+    if told.name is not None:
+        name = call_id = None
+    return ToolCallChunk(index=index, arguments=left, id=call_id, name=name)
 
 
 def _chunk(reply: Reply, **content: Any) -> Chunk:

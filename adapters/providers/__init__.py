@@ -24,6 +24,8 @@ class Backend:
     """It never leaves memory by itself: it is always wanted there, or a scheduler decides."""
     load_ms: int = 300_000
     """The longest that bringing it into memory may take."""
+    embeds: bool = False
+    """It takes texts to embed, and no chats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,8 @@ class _AnthropicReading(EventReading[_Event]):
                 self._start(event.index, event.content_block)
             case "content_block_delta" if event.delta is not None:
                 self._piece(event.index, event.delta)
+            case "content_block_stop":
+                self._closed(event.index)
             case "message_delta":
                 self._count(event.usage)
                 if event.delta is not None:
@@ -135,6 +137,7 @@ class _AnthropicReading(EventReading[_Event]):
             raise said_in_stream(body.error, began=False)
         for index, block in enumerate(body.content):
             self._start(index, block)
+            self._closed(index)
         self._count(body.usage)
         self._stop(body.stop_reason, body.stop_details)
         self.complete = self._stop_reason is not None
@@ -166,13 +169,12 @@ class _AnthropicReading(EventReading[_Event]):
             if unseen := piece.signature or piece.data:
                 self.grow(unseen)
 
+    def _closed(self, index: int) -> None:
+        if index in self._thoughts and (block := _sealed(self._thoughts[index])):
+            self._progress.on_thinking_block(block)
+
     def _thinking_blocks(self) -> tuple[dict[str, Any], ...]:
-        """Only what is signed, or sealed as a whole: the API refuses to have anything else back."""
-        whole = [
-            {name: said if isinstance(said, str) else "".join(said) for name, said in thought.items()}
-            for _, thought in sorted(self._thoughts.items())
-        ]
-        return tuple(block for block in whole if block.get("signature") or block.get("data"))
+        return tuple(block for _, thought in sorted(self._thoughts.items()) if (block := _sealed(thought)))
 
     def _stop(self, reason: str | None, details: _StopDetails | None) -> None:
         self._stop_reason = reason or self._stop_reason
@@ -183,6 +185,12 @@ class _AnthropicReading(EventReading[_Event]):
         """Counts are cumulative: a later one takes the place of an earlier one."""
         if isinstance(usage, dict):
             self._usage |= {name: count for name, count in usage.items() if count is not None}
+
+
+def _sealed(thought: dict[str, Any]) -> dict[str, Any] | None:
+    """Only what is signed, or sealed as a whole: the API refuses to have anything else back."""
+    whole = {name: said if isinstance(said, str) else "".join(said) for name, said in thought.items()}
+    return whole if whole.get("signature") or whole.get("data") else None
 
 
 def _usage(said: dict[str, Any]) -> Usage | None:

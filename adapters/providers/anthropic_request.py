@@ -34,7 +34,7 @@ def request_body(name: str, chat: Chat) -> dict[str, Any]:
         raise unsupported("takes no seed")
     config = {"effort": effort, "format": _format(chat.response_format)}
     config = {key: value for key, value in config.items() if value is not None}
-    _check_sampling(name, chat, thinks=effort is not None or (thinking or {}).get("type") == "enabled")
+    _check_sampling(name, chat, thinks=(thinking or {}).get("type") in {"adaptive", "enabled"})
     body = {
         "model": name,
         "max_tokens": limit,
@@ -71,7 +71,10 @@ def _thinking(name: str, chat: Chat, limit: int) -> tuple[Block | None, str | No
         if ALWAYS_THINKING.search(name):
             raise unsupported(f"cannot keep {name} from thinking: leave reasoning_effort none out")
         return {"type": "disabled"}, None
-    if (generation(name) or ADAPTIVE_SINCE) >= ADAPTIVE_SINCE:
+    adaptive = (generation(name) or ADAPTIVE_SINCE) >= ADAPTIVE_SINCE
+    if effort == "auto":
+        return ({"type": "adaptive"} if adaptive else None), None
+    if adaptive:
         return {"type": "adaptive"}, effort
     budget = THINKING_TOKENS[effort] if chat.max_tokens is None else min(THINKING_TOKENS[effort], limit // 2)
     if budget < MIN_THINKING_TOKENS:

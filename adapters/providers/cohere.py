@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from pydantic_core import to_json
 
+from adapters.providers.embeddings import Made, Vectors, dimensions, in_batches
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.hosted import Hosted
 from adapters.providers.sse import EventReading
@@ -16,7 +17,8 @@ from schemas.outcome import Answer, FinishReason
 from schemas.request import Chat, ChatMessage, ReasoningEffort
 from schemas.work import Usage
 
-MODELS: Final = "/v1/models?endpoint=chat&page_size=1000"
+MODELS: Final = "/v1/models?page_size=1000"
+TEXTS_A_CALL: Final = 96
 MAX_TEMPERATURE: Final = 1
 MAX_STOPS: Final = 5
 MIN_P: Final = 0.01
@@ -79,6 +81,19 @@ class _Event(Wire):
     """An error's, in an event without a type."""
 
 
+class _Floats(Wire):
+    floats: tuple[tuple[float, ...], ...] = Field(alias="float")
+
+
+class _Meta(Wire):
+    billed_units: Any = None
+
+
+class _Embedded(Wire):
+    embeddings: _Floats
+    meta: _Meta = _Meta()
+
+
 class Cohere(Hosted):
     """One account at Cohere."""
 
@@ -88,6 +103,32 @@ class Cohere(Hosted):
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
         return await self._upstream.chat("/v2/chat", body, call, lambda: _CohereReading(progress), self._keys)
+
+    async def embed(self, call: Call) -> Answer:
+        async def ask(chat: Chat) -> Answer:
+            body = embed_body(call.backend, chat)
+            return await self._upstream.chat(
+                "/v2/embed", body, call, lambda: Vectors(chat, _Embedded, _made), self._keys
+            )
+
+        return await in_batches(call, TEXTS_A_CALL, ask)
+
+
+def embed_body(name: str, chat: Chat) -> dict[str, Any]:
+    """What `/v2/embed` is sent. It wants to know what for: what is stored and what is searched with are alike here."""
+    return {
+        "model": name,
+        "texts": chat.embed,
+        "input_type": "search_document",
+        "embedding_types": ["float"],
+        **dimensions(chat, "output_dimension"),
+        "truncate": "NONE",
+    }
+
+
+def _made(said: _Embedded) -> Made:
+    counted = said.meta.billed_units.get("input_tokens") if isinstance(said.meta.billed_units, dict) else None
+    return Made(said.embeddings.floats, usage_of(_count(counted), 0))
 
 
 def request_body(name: str, chat: Chat) -> dict[str, Any]:

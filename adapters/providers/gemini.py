@@ -2,11 +2,11 @@
 
 from typing import Any, Final
 from urllib.parse import quote
-from uuid import uuid4
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from adapters.providers.embeddings import Made, Vectors, dimensions, in_batches
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.gemini_request import request_body
 from adapters.providers.hosted import Hosted
@@ -17,6 +17,7 @@ from router.ports import Call, Progress
 from schemas.base import Wire
 from schemas.failure import FailureKind
 from schemas.outcome import Answer, FinishReason
+from schemas.request import Chat
 from schemas.work import Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -36,6 +37,7 @@ GARBLED: Final = frozenset(
     {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
 )
 UNSPECIFIED: Final = "FINISH_REASON_UNSPECIFIED"
+TEXTS_A_CALL: Final = 100
 
 
 class _FunctionCall(Wire):
@@ -73,6 +75,15 @@ class _Event(Wire):
     error: Any = None
 
 
+class _Values(Wire):
+    values: tuple[float, ...]
+
+
+class _Embedded(Wire):
+    embeddings: tuple[_Values, ...]
+    usage: Any = Field(default=None, alias="usageMetadata")
+
+
 _EVENTS: Final[TypeAdapter[_Event | tuple[_Event, ...]]] = TypeAdapter(_Event | tuple[_Event, ...])
 
 
@@ -85,14 +96,35 @@ class Gemini(Hosted):
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat)
-        name = quote(call.backend.removeprefix("models/"), safe="")
-        path = f"/models/{name}:streamGenerateContent?alt=sse"
+        path = f"{_path(call.backend)}:streamGenerateContent?alt=sse"
         return await self._upstream.chat(path, body, call, lambda: _GeminiReading(progress), self._keys)
+
+    async def embed(self, call: Call) -> Answer:
+        async def ask(chat: Chat) -> Answer:
+            path, body = f"{_path(call.backend)}:batchEmbedContents", embed_body(call.backend, chat)
+            return await self._upstream.chat(path, body, call, lambda: Vectors(chat, _Embedded, _made), self._keys)
+
+        return await in_batches(call, TEXTS_A_CALL, ask)
 
     async def probe(self) -> dict[str, str | None]:
         names = {model: model.removeprefix("models/") for model in self._models}
         found = await self._upstream.offers(set(names.values()), *self.listed_at, self._keys)
         return {model: found[name] for model, name in names.items()}
+
+
+def _path(backend: str) -> str:
+    return f"/models/{quote(backend.removeprefix('models/'), safe='')}"
+
+
+def embed_body(name: str, chat: Chat) -> dict[str, Any]:
+    """What `:batchEmbedContents` is sent."""
+    every = {"model": f"models/{name.removeprefix('models/')}", **dimensions(chat, "outputDimensionality")}
+    return {"requests": [{**every, "content": {"parts": [{"text": text}]}} for text in chat.embed or ()]}
+
+
+def _made(said: _Embedded) -> Made:
+    counted = said.usage.get("promptTokenCount") if isinstance(said.usage, dict) else None
+    return Made([each.values for each in said.embeddings], usage_of(counted, 0))
 
 
 class _GeminiReading(EventReading[_Event]):
@@ -146,8 +178,7 @@ class _GeminiReading(EventReading[_Event]):
 
     def _call(self, said: _FunctionCall, signature: str | None) -> None:
         arguments = to_json(said.args or {}).decode()
-        call_id = said.id or f"call_{uuid4().hex}"  # results must find their call through a whole conversation
-        call = self.on_tool_call(self._calls, arguments, call_id=call_id, name=said.name)
+        call = self.on_tool_call(self._calls, arguments, call_id=said.id, name=said.name)
         self._calls += 1  # a call comes whole, in one part
         if signature is not None:
             call["extra_content"] = {"google": {"thought_signature": signature}}

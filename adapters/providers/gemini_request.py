@@ -60,8 +60,8 @@ def _generation(name: str, version: float, chat: Chat) -> dict[str, Any]:
 
 
 def _thinking(name: str, version: float, effort: str | None) -> dict[str, Any] | None:
-    if effort is None or version < 2.5:
-        return None  # it does not think, and refuses to be told how long
+    if effort in (None, "auto") or version < 2.5:
+        return None  # as it likes; or it does not think, and refuses to be told how long
     if effort == "none" and "-pro" in name:
         raise _unsupported(f"cannot keep {name} from thinking: reasoning_effort may be low, medium or high")
     how_long = (

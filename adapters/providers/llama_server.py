@@ -73,12 +73,13 @@ class LlamaServer:
         }
 
     async def load(self, name: str) -> None:
-        load_ms = self._models.get(name, UNKNOWN).load_ms
+        backend = self._models.get(name, UNKNOWN)
+        load_ms = backend.load_ms
         state = (await self._row(name)).status.value
         if state == "loaded":
             return
         if state == "sleeping":
-            await one_token(self._provider, name, load_ms)
+            await one_token(self._provider, name, load_ms, embeds=backend.embeds)
             return
         if state in OUT:
             await self._make_sure_of_a_place(name)
@@ -104,7 +105,7 @@ class LlamaServer:
         await until(gone, UNLOAD_MS, f"{name} is still in memory after {UNLOAD_MS} ms: restart {self._upstream.name}")
 
     async def generates(self, name: str, within_ms: int) -> None:
-        await one_token(self._provider, name, within_ms)
+        await one_token(self._provider, name, within_ms, embeds=self._models.get(name, UNKNOWN).embeds)
 
     async def aclose(self) -> None:
         await self._upstream.aclose()

@@ -1,11 +1,16 @@
 """Answers without a model, from the request itself, and says so plainly; for machines and tests that have none.
 
+Its vectors are made of a hash of each text: equal texts have equal ones, and their nearness means nothing.
+
 `metadata.loopback` of a request tells it how to behave: see `Told`.
 """
 
 import asyncio
 import os
+import struct
 from collections.abc import Collection, Iterable
+from hashlib import shake_256
+from math import hypot
 from typing import Final, Self
 
 from pydantic import Field, ValidationError
@@ -17,11 +22,13 @@ from schemas.base import Wire
 from schemas.failure import FailureKind
 from schemas.outcome import Answer
 from schemas.request import Chat
+from schemas.vectors import packed
 from schemas.work import Usage
 
 CHARS_A_TOKEN: Final = 4
 OPENING_WORDS: Final = 12
 OPENING_CHARS: Final = 160
+DIMENSIONS: Final = 256
 
 
 class Told(Wire):
@@ -57,7 +64,24 @@ class Loopback:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         chat = call.chat
-        told = _told(chat) if chat.metadata and "loopback" in chat.metadata else NOTHING
+        told = await self._obey(chat) if chat.metadata and "loopback" in chat.metadata else NOTHING
+        text = _text(call) if told.text is None else told.text
+        for n, piece in enumerate(_pieces(text, told.pieces)):
+            if n and told.piece_ms:
+                await asyncio.sleep(told.piece_ms / 1000)
+            progress.on_text(piece)
+        return Answer(text=text, usage=usage_of(chat, text))
+
+    async def embed(self, call: Call) -> Answer:
+        chat = call.chat
+        if chat.metadata and "loopback" in chat.metadata:
+            await self._obey(chat)
+        texts = chat.texts()
+        counted = Usage(tokens_in=sum(_tokens(len(text)) for text in texts))
+        return Answer(embeddings=tuple(_vector(text, chat.dimensions or DIMENSIONS) for text in texts), usage=counted)
+
+    async def _obey(self, chat: Chat) -> Told:
+        told = _told(chat)
         if told.crash and self._allow_crash:
             os._exit(1)
         if told.crash:
@@ -66,12 +90,7 @@ class Loopback:
             await asyncio.sleep(told.delay_ms / 1000)
         if told.fail is not None:
             raise AttemptError.of(told.fail, "this loopback was told to fail")
-        text = _text(call) if told.text is None else told.text
-        for n, piece in enumerate(_pieces(text, told.pieces)):
-            if n and told.piece_ms:
-                await asyncio.sleep(told.piece_ms / 1000)
-            progress.on_text(piece)
-        return Answer(text=text, usage=usage_of(chat, text))
+        return told
 
     async def probe(self) -> dict[str, str | None]:
         return dict.fromkeys(self._models)
@@ -83,6 +102,13 @@ class Loopback:
 def usage_of(chat: Chat, text: str) -> Usage:
     """Counted by a rule, as there is no tokenizer: four characters a token, rounded up, at least one."""
     return Usage(tokens_in=_tokens(sum(len(turn.text()) for turn in chat.messages)), tokens_out=_tokens(len(text)))
+
+
+def _vector(text: str, dimensions: int) -> str:
+    """Of length 1, packed."""
+    numbers = struct.unpack(f"<{dimensions}h", shake_256(text.encode()).digest(2 * dimensions))
+    length = hypot(*numbers) or 1.0
+    return packed([number / length for number in numbers])
 
 
 def _tokens(chars: int) -> int:

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from adapters.providers import Backend, Setup
+from adapters.providers.embeddings import TEXTS_A_CALL, Made, Vectors, dimensions, in_batches
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
-from adapters.providers.http import Upstream
+from adapters.providers.http import Remedies, Upstream
 from adapters.providers.reading import Reading
 from adapters.providers.tool_calls import parsed
 from router.errors import AttemptError
@@ -16,12 +17,16 @@ from router.ports import Call, Progress
 from schemas.base import Wire
 from schemas.failure import FailureKind
 from schemas.outcome import Answer
-from schemas.request import Chat, ChatMessage
+from schemas.request import Chat, ChatMessage, ReasoningEffort
 
 UNKNOWN: Final = Backend()
 FOREVER: Final = -1
 KEPT_S: Final = 2 * 3600
 """How long a model stays that nobody uses, where no scheduler decides."""
+THINK: Final[Mapping[ReasoningEffort | None, bool | str]] = {
+    "none": False, "low": "low", "medium": "medium", "high": "high",
+}  # fmt: skip
+"""A model that cannot think refuses to be told to."""
 
 
 class _Function(Wire):
@@ -51,6 +56,12 @@ class _Line(Wire):
     load_duration: Any = 0
 
 
+class _Embedded(Wire):
+    embeddings: tuple[tuple[float, ...], ...]
+    prompt_eval_count: Any = 0
+    load_duration: Any = 0
+
+
 class Ollama:
     """An Ollama server and the models that it is expected to have."""
 
@@ -64,11 +75,16 @@ class Ollama:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, self._models.get(call.backend, UNKNOWN), call.chat)
-        remedies = {
-            404: f"run `ollama pull {call.backend}` there",
-            403: "it refuses this host name: use its IP address, or let it listen with OLLAMA_HOST=0.0.0.0",
-        }
-        return await self._upstream.stream("/api/chat", body, call, _OllamaReading(progress), remedies=remedies)
+        reading = _OllamaReading(progress)
+        return await self._upstream.stream("/api/chat", body, call, reading, remedies=_remedies(call.backend))
+
+    async def embed(self, call: Call) -> Answer:
+        async def ask(chat: Chat) -> Answer:
+            body = embed_body(call.backend, self._models.get(call.backend, UNKNOWN), chat)
+            reading = Vectors(chat, _Embedded, _made)
+            return await self._upstream.stream("/api/embed", body, call, reading, remedies=_remedies(call.backend))
+
+        return await in_batches(call, TEXTS_A_CALL, ask)
 
     async def probe(self) -> dict[str, str | None]:
         on_disk = await self._upstream.listed("/api/tags", "models", "name")
@@ -81,6 +97,34 @@ class Ollama:
 
     async def aclose(self) -> None:
         await self._upstream.aclose()
+
+
+def _remedies(name: str) -> Remedies:
+    return {
+        404: f"run `ollama pull {name}` there",
+        403: "it refuses this host name: use its IP address, or let it listen with OLLAMA_HOST=0.0.0.0",
+    }
+
+
+def embed_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
+    """What `/api/embed` is sent."""
+    return {
+        "model": name,
+        "input": chat.embed,
+        **dimensions(chat, "dimensions"),
+        # Or it would cut off the end of a long text without a word.
+        "truncate": False,
+        "options": load_options(backend),
+        "keep_alive": keep_alive(backend),
+    }
+
+
+def _made(said: _Embedded) -> Made:
+    return Made(said.embeddings, usage_of(said.prompt_eval_count, 0), _load_ms(said.load_duration))
+
+
+def _load_ms(load_ns: object) -> float | None:
+    return load_ns / 1e6 if type(load_ns) is int else None
 
 
 def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
@@ -101,7 +145,7 @@ def request_body(name: str, backend: Backend, chat: Chat) -> dict[str, Any]:
         "truncate": False,
         "options": {name: value for name, value in options.items() if value is not None},
         "keep_alive": keep_alive(backend),
-        "think": False if chat.reasoning_effort == "none" else chat.reasoning_effort,
+        "think": THINK.get(chat.reasoning_effort),
         "tools": _tools(chat),
         "format": _format(chat.response_format),
     }
@@ -219,5 +263,5 @@ class _OllamaReading(Reading):
             tool_calls=self.tool_calls(),
             finish_reason="length" if last.done_reason == "length" else "tool_calls" if self._calls else "stop",
             usage=usage_of(last.prompt_eval_count, last.eval_count),
-            load_ms=last.load_duration / 1e6 if type(last.load_duration) is int else None,
+            load_ms=_load_ms(last.load_duration),
         )

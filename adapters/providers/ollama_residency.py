@@ -17,6 +17,7 @@ from router.ports import Held, Provider
 from schemas.base import Wire
 from schemas.failure import FailureKind
 
+GENERATE: Final = "/api/generate"
 LAST_YEAR: Final = 2200
 """What shall stay for ever is said to expire in 292 years."""
 
@@ -63,7 +64,9 @@ class OllamaResidency:
         options = {"keep_alive": keep_alive(backend), "options": load_options(backend)}
         self._loading.add(name)
         try:
-            await self._empty_prompt(name, options, backend.load_ms / 1000)
+            # What embeds takes no prompt to be loaded by, though one to be unloaded.
+            path, more = ("/api/embed", {"input": "", **options}) if backend.embeds else (GENERATE, options)
+            await self._empty_prompt(name, more, backend.load_ms / 1000, path)
         except AttemptError as error:
             if error.failure.kind is not FailureKind.SILENCE:
                 raise
@@ -81,15 +84,17 @@ class OllamaResidency:
         await until(gone, UNLOAD_MS, f"{name} is still in memory after {UNLOAD_MS} ms: it generates, or it hangs")
 
     async def generates(self, name: str, within_ms: int) -> None:
-        await one_token(self._provider, name, within_ms)
+        await one_token(self._provider, name, within_ms, embeds=self._models.get(name, UNKNOWN).embeds)
 
     async def aclose(self) -> None:
         await self._upstream.aclose()
 
-    async def _empty_prompt(self, name: str, more: dict[str, object], within_s: float = PROBE_S) -> None:
+    async def _empty_prompt(
+        self, name: str, more: dict[str, object], within_s: float = PROBE_S, path: str = GENERATE
+    ) -> None:
         body = {"model": name, "stream": False, **more}
         try:
-            await self._upstream.fetch("POST", "/api/generate", body, within_s=within_s)
+            await self._upstream.fetch("POST", path, body, within_s=within_s)
         except AttemptError as error:
             if error.failure.status != 404:
                 raise

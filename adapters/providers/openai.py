@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from adapters.providers.embeddings import TEXTS_A_CALL, Made, Vectors, dimensions, in_batches
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.hosted import Hosted
 from adapters.providers.sse import DONE, EventReading
@@ -58,12 +59,41 @@ class _Event(Wire):
     error: Any = None
 
 
+class _Embedding(Wire):
+    index: int = 0
+    embedding: tuple[float, ...] | str
+
+
+class _Embedded(Wire):
+    data: tuple[_Embedding, ...]
+    usage: Any = None
+
+
 class OpenAI(Hosted):
     """One account at one OpenAI-compatible server."""
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
         return await self._upstream.chat("/chat/completions", body, call, lambda: _OpenAIReading(progress), self._keys)
+
+    async def embed(self, call: Call) -> Answer:
+        async def ask(chat: Chat) -> Answer:
+            body = embed_body(call.backend, chat)
+            return await self._upstream.chat(
+                "/embeddings", body, call, lambda: Vectors(chat, _Embedded, _made), self._keys
+            )
+
+        return await in_batches(call, TEXTS_A_CALL, ask)
+
+
+def embed_body(name: str, chat: Chat) -> dict[str, Any]:
+    """What `/embeddings` is sent."""
+    return {"model": name, "input": chat.embed, "encoding_format": "base64", **dimensions(chat, "dimensions")}
+
+
+def _made(said: _Embedded) -> Made:
+    vectors = [each.embedding for each in sorted(said.data, key=lambda each: each.index)]
+    return Made(vectors, usage_of(said.usage.get("prompt_tokens"), 0) if isinstance(said.usage, dict) else None)
 
 
 def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
@@ -79,21 +109,28 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
         "top_p": chat.top_p,
         "stop": chat.stop or None,
         "seed": chat.seed,
-        "tools": chat.tools or None,
+        "tools": [_unmarked(tool) for tool in chat.tools or ()] or None,
         "tool_choice": chat.tool_choice if chat.tools else None,
         "parallel_tool_calls": chat.parallel_tool_calls if chat.tools else None,
         "response_format": chat.response_format,
-        "reasoning_effort": chat.reasoning_effort,
+        "reasoning_effort": None if chat.reasoning_effort == "auto" else chat.reasoning_effort,
     }
     return {name: value for name, value in body.items() if value is not None}
 
 
 def _message(turn: ChatMessage, *, native: bool) -> dict[str, Any]:
-    """As it came, parts of whatever type too, but without what another provider wrote down of its thinking."""
+    """As it came, parts of whatever type too, but without what is for another provider only."""
     message = turn.model_dump(exclude_none=True, exclude={"thinking_blocks"})
+    if isinstance(turn.content, list):
+        message["content"] = [_unmarked(part) for part in turn.content]
     if turn.role == "developer" and not native:
         message["role"] = "system"
     return message
+
+
+def _unmarked(part: dict[str, Any]) -> dict[str, Any]:
+    """Without Anthropic's mark of what to cache, an unknown field to others."""
+    return {name: value for name, value in part.items() if name != "cache_control"}
 
 
 class _OpenAIReading(EventReading[_Event]):

@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 
@@ -27,6 +28,7 @@ class Reading(ABC):
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, dict[str, Any]] = {}
+        self._places: dict[int, int] = {}
         self._size = 0
         self.pieces = 0
         """What the answer has grown by; the patience for the next piece starts anew with each."""
@@ -64,9 +66,16 @@ class Reading(ABC):
         """A piece of call number `index`; pieces of several calls may come mixed. Returns the call so far."""
         arguments = arguments or ""
         self.grow(arguments)
-        call = self._tool_calls.setdefault(
-            index, {"id": call_id or f"call_{index}", "type": "function", "function": {"name": "", "arguments": []}}
-        )
+        index = self._places.setdefault(index, len(self._places))  # some servers count from 1
+        call = self._tool_calls.get(index)
+        if call is None:
+            # Results must find their call through a whole conversation.
+            call = {
+                "id": call_id or f"call_{uuid4().hex}",
+                "type": "function",
+                "function": {"name": "", "arguments": []},
+            }
+            self._tool_calls[index] = call
         first = not call["function"]["name"]
         call["function"]["name"] = call["function"]["name"] or name or ""
         call["function"]["arguments"].append(arguments)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from router.errors import AttemptError
-from router.ports import Call, Progress, Provider
+from router.ports import Call, Embedder, Progress, Provider
 from schemas.failure import FailureKind
 from schemas.request import Chat, ChatMessage
 
@@ -14,12 +14,16 @@ UNLOAD_MS: Final = 30_000
 """A GPU gives its memory back within 5 s, and a llama-server kills what has not ended by itself after 10 s."""
 
 _ONE_TOKEN: Final = Chat(messages=(ChatMessage(role="user", content="1"),), max_tokens=1)
+_ONE_TEXT: Final = Chat(messages=(), embed=("1",))
 
 
-async def one_token(provider: Provider, name: str, within_ms: int) -> None:
+async def one_token(provider: Provider, name: str, within_ms: int, *, embeds: bool = False) -> None:
     """A real call, as every other: the same options, the same way. Raises AttemptError."""
     try:
-        await provider.chat(Call(name, _ONE_TOKEN, first_token_ms=within_ms, idle_ms=within_ms), Progress())
+        if embeds and isinstance(provider, Embedder):
+            await provider.embed(Call(name, _ONE_TEXT, first_token_ms=within_ms, idle_ms=within_ms))
+        else:
+            await provider.chat(Call(name, _ONE_TOKEN, first_token_ms=within_ms, idle_ms=within_ms), Progress())
     except AttemptError as error:
         if error.failure.kind is not FailureKind.SILENCE:
             raise

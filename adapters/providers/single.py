@@ -58,7 +58,7 @@ class SingleModel:
         raise unsupported(f"{name} is what its server was started with: stop that server to have its memory back")
 
     async def generates(self, name: str, within_ms: int) -> None:
-        await one_token(self._provider, name, within_ms)
+        await one_token(self._provider, name, within_ms, embeds=self._models.get(name, UNKNOWN).embeds)
 
     async def aclose(self) -> None:
         """Nothing is open."""

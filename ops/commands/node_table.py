@@ -10,7 +10,7 @@ from rich.text import Text
 
 from adapters.bus import JetStreamBus, open_bus
 from ops.commands.screen import console, print_json, table
-from schemas.heartbeat import Heartbeat, ModelState
+from schemas.heartbeat import Heartbeat, ModelState, WaitReason
 from subjects.streams import NODES_BUCKET
 
 LOOK_S = 1.0
@@ -18,6 +18,14 @@ SILENT_S = 3.5
 """As by the default of `limits.node_silent_ms`."""
 SHORT_S = 1.5
 """No heartbeat is missing."""
+WAITS: dict[WaitReason, str] = {
+    "collating": "those in memory go on with what goes before it",
+    "lingering": "one in memory was talked to a moment ago",
+    "making_room": "those that go for it finish their answers",
+    "changing": "another is being loaded or unloaded",
+    "memory_taken": "other programs have the memory",
+    "load_failed": "its last load failed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ def _by(state: ModelState) -> Text:
 
 
 def _notes(state: ModelState, now_ms: int) -> Text:
-    notes = []
+    notes = _residence(state)
     if state.stand_in:
         notes.append(Text("loopback stands in", "yellow"))
     elif not state.usable:
@@ -114,6 +122,16 @@ def _notes(state: ModelState, now_ms: int) -> Text:
     if state.last_failure:
         notes.append(Text(f"last failure: {state.last_failure.value}", "yellow"))
     return Text(", ").join(notes)
+
+
+def _residence(state: ModelState) -> list[Text]:
+    """Of a model that comes and goes in its node's memory: where it is, or what it waits for."""
+    if state.waits_for:
+        return [Text(f"to be loaded: {WAITS[state.waits_for]}", "yellow")]
+    if state.in_memory in (None, "absent"):
+        return []
+    size = f" {state.memory_bytes / 1e9:.1f} GB" if state.memory_bytes and state.in_memory == "resident" else ""
+    return [Text(f"in memory{size}" if state.in_memory == "resident" else state.in_memory, "dim")]
 
 
 def health(state: ModelState) -> Text:

@@ -15,6 +15,7 @@ MESSAGES = {
     "chunk": "schemas.chunk:Chunk",
     "heartbeat": "schemas.heartbeat:Heartbeat",
     "health": "schemas.heartbeat:Health",
+    "fleet_health": "schemas.health:FleetHealth",
     "decided": "schemas.decision:Decided",
     "attempt_started": "schemas.event:AttemptStarted",
     "attempt_ended": "schemas.event:AttemptEnded",

@@ -149,6 +149,8 @@ def _reply(reply: Reply) -> RenderableType:
     if reply.message is not None:
         text = one_line(reply.message.content)
         parts.append(Text(text if len(text) <= ANSWER_CHARS else f"{text[:ANSWER_CHARS]}…"))
+    if reply.embeddings is not None:
+        parts.append(Text(f"{len(reply.embeddings)} vectors"))
     if reply.notice:
         parts.append(Text(reply.notice, "yellow"))
     return Group(*parts)

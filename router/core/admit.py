@@ -150,6 +150,7 @@ def _out_of_bounds(request: LlmRequest, body: bytes, limits: Limits) -> Refuse |
 def _texts(request: LlmRequest) -> Iterator[str]:
     yield from (text for text in (request.prompt, request.context) if text)
     yield from (message.text() for message in request.messages or ())
+    yield from request.embed or ()
 
 
 def _depth(value: Any) -> int:

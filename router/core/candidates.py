@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.core.cost import expected_cost_usd
 from router.core.routes import Chosen
 from router.core.strategies import STRATEGIES, Option
+from router.core.tokens import estimate_tokens
 from schemas.decision import Candidate, PassedOver
 from schemas.policy import Limits, Model, Policy
-from schemas.request import LlmRequest
+from schemas.request import Chat, LlmRequest
 from schemas.work import Target
 from schemas.world import NodeView, World
 
@@ -37,9 +39,31 @@ class Plan:
         return any(candidate.passed_over in PASSING for candidate in self.considered)
 
 
+class Size(NamedTuple):
+    """What a request is in tokens."""
+
+    context: int
+    """That must fit a model's context at once."""
+    tokens_in: int
+    tokens_out: int
+    """The most it may bring, or a typical answer."""
+
+
+def expected_tokens_out(chat: Chat) -> int:
+    """What it may bring at most, or a typical answer; vectors are no tokens."""
+    return 0 if chat.embed is not None else chat.max_tokens or TYPICAL_TOKENS_OUT
+
+
+def _size(request: LlmRequest, tokens_in: int) -> Size:
+    wished = request.preferences.max_tokens
+    if request.embed is not None:  # each text is read for itself
+        return Size(max(estimate_tokens((text,)) for text in request.embed), tokens_in, 0)
+    return Size(tokens_in + (wished or 0), tokens_in, wished or TYPICAL_TOKENS_OUT)
+
+
 def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World) -> Plan:
     """The route's models by strategy, then its fallback chain in the chain's order."""
-    tokens_out = request.preferences.max_tokens or TYPICAL_TOKENS_OUT
+    size = _size(request, tokens_in)
     options: list[Option] = []
     considered: list[Candidate] = []
     absent: list[tuple[str, str, PassedOver]] = []
@@ -47,7 +71,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     for position, name in enumerate((*chosen.models, *chain)):
         model = policy.models[name]
         for node in model.nodes:
-            why = _unable(request, model, tokens_in, tokens_out) or node_unable(
+            why = _unable(request, model, size) or node_unable(
                 world.nodes.get(node), name, world.as_of_ms, policy.limits
             )
             if why is not None:
@@ -57,7 +81,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
             else:
                 state = world.nodes[node].models[name]
                 sent = world.sent.get(f"{name}@{node}", 0) if world.sent else 0
-                options.append(Option(name, model, node, state, position, tokens_in, tokens_out, sent))
+                options.append(Option(name, model, node, state, position, tokens_in, size.tokens_out, sent))
     left_ms = world.received_ms + request.deadline_ms - world.as_of_ms
     slow = [option for option in options if not _in_time(option, left_ms)]
     if 0 < len(slow) < len(options):
@@ -78,7 +102,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     # Who cannot take it now may be back when everybody else has failed.
     late = [target_of(name, policy.models[name], node) for name, node, _ in absent]
     targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
-    extra = _only_after(request, chosen, tokens_in, tokens_out, policy) if able else ()
+    extra = _only_after(request, chosen, size, policy) if able and request.embed is None else ()
     return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
 
 
@@ -98,16 +122,18 @@ def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits
     return "overloaded" if state.waiting >= limits.max_waiting else None
 
 
-def _unable(request: LlmRequest, model: Model, tokens_in: int, tokens_out: int) -> PassedOver | None:
+def _unable(request: LlmRequest, model: Model, size: Size) -> PassedOver | None:
     """Why this model can never take the request."""
-    if tokens_in + (request.preferences.max_tokens or 0) > model.context_tokens:
+    if model.embeds != (request.embed is not None):
+        return "kind_unsupported"
+    if size.context > model.context_tokens:
         return "context_too_long"
     if request.tools and not model.tools:
         return "tools_unsupported"
-    return "too_expensive" if _too_expensive(request, model, tokens_in, tokens_out) else None
+    return "too_expensive" if _too_expensive(request, model, size) else None
 
 
-def _too_expensive(request: LlmRequest, model: Model, tokens_in: int, tokens_out: int) -> bool:
+def _too_expensive(request: LlmRequest, model: Model, size: Size) -> bool:
     if model.costs_nothing:
         return False
     asked = request.constraints
@@ -119,7 +145,7 @@ def _too_expensive(request: LlmRequest, model: Model, tokens_in: int, tokens_out
         return True
     if asked.max_cost_usd is None:
         return False
-    usd = expected_cost_usd(model, tokens_in, tokens_out)
+    usd = expected_cost_usd(model, size.tokens_in, size.tokens_out)
     return usd is None or usd > asked.max_cost_usd
 
 
@@ -151,15 +177,13 @@ def target_of(name: str, model: Model, node: str) -> Target:
     )
 
 
-def _only_after(
-    request: LlmRequest, chosen: Chosen, tokens_in: int, tokens_out: int, policy: Policy
-) -> tuple[Target, ...]:
+def _only_after(request: LlmRequest, chosen: Chosen, size: Size, policy: Policy) -> tuple[Target, ...]:
     """The chains that are named after a failure: they are followed after that failure only, before any other."""
     return tuple(
         target_of(name, policy.models[name], node).model_copy(update={"only_after": kind})
         for kind in policy.failure_chains
         for name in policy.fallbacks[kind]
-        if name not in chosen.models and _unable(request, policy.models[name], tokens_in, tokens_out) is None
+        if name not in chosen.models and _unable(request, policy.models[name], size) is None
         for node in policy.models[name].nodes
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.core.admit import Asked
 from router.core.candidates import Plan, plan
-from router.core.guardrails import screen
+from router.core.guardrails import for_data, screen
 from router.core.routes import Chosen, choose_route
 from router.core.tokens import estimate_tokens
 from schemas.decision import Decision, Finding, Forward, Refuse, Wait
@@ -39,8 +39,8 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     if refusal := _called_off(world) or _too_late(request, world):
         return Ruling(Decision(choice=refusal, stage="admit", urgency=request.urgency))
     chat = Chat.of(request)
-    texts = tuple(message.text() for message in chat.messages)
-    findings, screened = screen(texts, policy.guardrails)
+    texts = chat.texts()
+    findings, screened = screen(texts, policy.guardrails if chat.embed is None else for_data(policy.guardrails))
     if blocked := [finding for finding in findings if finding.action == "block"]:
         refusal = Refuse(error=ErrorType.GUARDRAIL_BLOCKED, message=_why_blocked(blocked))
         return Ruling(Decision(choice=refusal, stage="guardrails", urgency=request.urgency, findings=findings))
@@ -48,7 +48,8 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     chosen = choose_route(request, asked.capability, policy, tokens_in)
     if isinstance(chosen, Refuse):
         return Ruling(Decision(choice=chosen, stage="task", urgency=request.urgency, findings=findings))
-    decision = _place(request, chosen, plan(request, chosen, tokens_in, policy, world), findings, policy, world)
+    found = plan(request, chosen, tokens_in, policy, world)
+    decision = _place(request, chosen, found, findings, tokens_in, policy, world)
     return Ruling(decision, chat if screened == texts else redacted(chat, texts, screened))
 
 
@@ -58,6 +59,8 @@ def deadline_at_ms(request: LlmRequest, world: World) -> int:
 
 def redacted(chat: Chat, texts: tuple[str, ...], screened: tuple[str, ...]) -> Chat:
     """The chat with the screened texts in place; a turn of several parts keeps its parts that are not text."""
+    if chat.embed is not None:
+        return chat.model_copy(update={"embed": screened})
     turns = (
         turn if text is clean else _reworded(turn, clean)
         for turn, text, clean in zip(chat.messages, texts, screened, strict=True)
@@ -73,8 +76,9 @@ def _reworded(turn: ChatMessage, text: str) -> ChatMessage:
 
 
 def _place(
-    request: LlmRequest, chosen: Chosen, found: Plan, findings: tuple[Finding, ...], policy: Policy, world: World
-) -> Decision:
+    request: LlmRequest, chosen: Chosen, found: Plan, findings: tuple[Finding, ...], tokens_in: int, policy: Policy,
+    world: World,
+) -> Decision:  # fmt: skip
     choice: Forward | Wait | Refuse
     if found.targets:
         first, *rest = found.targets
@@ -82,7 +86,7 @@ def _place(
     elif found.resting:
         choice = _wait_for_breakers(request, found.resting, world)
     else:
-        choice = _nobody(request, found, policy, world)
+        choice = _nobody(request, found, tokens_in, policy, world)
     return Decision(
         choice=choice,
         stage="strategy" if isinstance(choice, Forward) else "filter",
@@ -95,7 +99,7 @@ def _place(
     )
 
 
-def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> Wait | Refuse:
+def _nobody(request: LlmRequest, found: Plan, tokens_in: int, policy: Policy, world: World) -> Wait | Refuse:
     """Wait while a node may still come up, or a queue shorten; then say why it went nowhere."""
     reasons = ", ".join(f"{c.model}@{c.node} {c.passed_over}" for c in found.considered)
     waited_ms = world.as_of_ms - world.received_ms
@@ -109,7 +113,27 @@ def _nobody(request: LlmRequest, found: Plan, policy: Policy, world: World) -> W
         return Refuse(error=ErrorType.OVERLOADED, message=message, retry_after_ms=RETRY_AFTER_MS)
     if all(candidate.passed_over == "too_expensive" for candidate in found.considered):
         return Refuse(error=ErrorType.BUDGET_EXCEEDED, message=f"the budget allows none of: {reasons}")
+    if all(candidate.passed_over == "context_too_long" for candidate in found.considered):
+        return Refuse(error=ErrorType.BAD_REQUEST, message=f"{_too_long(request, found, tokens_in, policy)}: {reasons}")
+    if all(candidate.passed_over == "kind_unsupported" for candidate in found.considered):
+        return Refuse(error=ErrorType.NO_ROUTE, message=_wrong_kind(request, found, policy))
     return Refuse(error=ErrorType.NO_ROUTE, message=f"no model can take it: {reasons}")
+
+
+def _wrong_kind(request: LlmRequest, found: Plan, policy: Policy) -> str:
+    embed = request.embed is not None
+    others = ", ".join(name for name, model in policy.models.items() if model.embeds == embed) or "none"
+    asked = ", ".join(dict.fromkeys(candidate.model for candidate in found.considered))
+    return f"{asked} takes no {'embeddings' if embed else 'chats'}; models that do: {others}"
+
+
+def _too_long(request: LlmRequest, found: Plan, tokens_in: int, policy: Policy) -> str:
+    """In Anthropic's words: its clients shorten what they ask for by the numbers in them."""
+    most = max(policy.models[candidate.model].context_tokens for candidate in found.considered)
+    wanted = request.preferences.max_tokens or 0
+    if tokens_in > most:
+        return f"prompt is too long: {tokens_in} tokens > {most} maximum, by estimate"
+    return f"input length and `max_tokens` exceed context limit: {tokens_in} + {wanted} > {most}, by estimate"
 
 
 def _wait_for_breakers(request: LlmRequest, resting: tuple[tuple[int, Target], ...], world: World) -> Wait | Forward:

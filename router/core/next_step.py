@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from router.core.candidates import TYPICAL_TOKENS_OUT, node_unable
+from router.core.candidates import expected_tokens_out, node_unable
 from router.core.cost import NOTHING, expected_cost_usd
 from router.core.tokens import estimate_tokens
 from schemas.failure import Failure, FailureKind
@@ -106,8 +106,8 @@ def _affordable(target: Target, work: WorkItem, attempts: tuple[AttemptRecord, .
     model = policy.models.get(target.model)
     if work.max_cost_usd is None or model is None or model.costs_nothing:
         return True
-    tokens_in = estimate_tokens(turn.text() for turn in work.chat.messages)
-    expected = expected_cost_usd(model, tokens_in, work.chat.max_tokens or TYPICAL_TOKENS_OUT)
+    tokens_in = estimate_tokens(work.chat.texts())
+    expected = expected_cost_usd(model, tokens_in, expected_tokens_out(work.chat))
     wasted = sum((a.cost_usd for a in attempts if a.cost_usd is not None), NOTHING)
     return expected is not None and wasted + expected <= Decimal(work.max_cost_usd)
 

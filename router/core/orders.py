@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from schemas.heartbeat import WaitReason
+
 StartReason = Literal["resident", "before_swap", "overdue_share"]
 """`before_swap`: another model is about to need the room, and this goes first. `overdue_share`: more urgent ones wait,
 but it is past its time and it is its turn."""
@@ -10,10 +12,6 @@ LoadReason = Literal["pinned", "room"]
 UnloadReason = Literal["idle", "batch_yields", "bound", "deadline", "unused"]
 """Why a model goes: nothing waits for it; only batch does; the other's bound or deadline has come; nobody used it."""
 RefusalReason = Literal["insufficient_memory", "deadline"]
-WaitReason = Literal["collating", "lingering", "making_room", "changing", "memory_taken", "load_failed"]
-"""Why a model that is wanted is not loaded: those in memory go on with what goes before it; one of them was talked to
-a moment ago; they finish what they generate; another is being loaded or unloaded; other programs have the memory; its
-last load failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,9 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
     if entry is None:
         known = ", ".join(sorted(policy.capabilities)[:MATCHES_SHOWN])
         return Refuse(error=ErrorType.NO_ROUTE, message=f"unknown capability {capability!r}; known are: {known}")
-    task = request.task or entry.task
-    agent = policy.agents.get(request.agent or "")
+    task = (request.task if request.embed is None else None) or entry.task
+    # An agent's preferences and a request's task are about chats.
+    agent = None if request.embed is not None else policy.agents.get(request.agent or "")
     if request.model is not None:
         named = _named_model(request.model, policy)
         if isinstance(named, Refuse):
@@ -42,6 +43,10 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
     else:
         label = f"capability:{capability}"
         route = Route(models=entry.models, strategy=entry.strategy, fallback=entry.fallback)
+    if request.embed is not None or policy.models[route.models[0]].embeds:
+        # Vectors of two models cannot be compared: the first one, wherever it runs, or none.
+        strategy = request.preferences.strategy or route.strategy or policy.default_strategy
+        return Chosen(label, task, route.models[:1], strategy, ())
     models, strategy = _bend(label, route, request, task, policy)
     return Chosen(label, task, models, strategy, policy.fallbacks[route.fallback])
 

@@ -27,6 +27,7 @@ FINAL: Final = {
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
     FailureKind.CANCELLED: ErrorType.CANCELLED,
     FailureKind.POISON: ErrorType.POISON,
+    FailureKind.TOO_LARGE: ErrorType.PAYLOAD_TOO_LARGE,
 }
 """After these nothing follows."""
 
@@ -143,13 +144,9 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
         client=work.client,
         request_hash=work.request_hash,
         status="ok",
-        message=ReplyMessage(
-            content=answer.text,
-            reasoning=answer.reasoning,
-            tool_calls=answer.tool_calls,
-            thinking_blocks=answer.thinking_blocks,
-        ),
-        finish_reason=answer.finish_reason,
+        message=_message(answer),
+        embeddings=answer.embeddings,
+        finish_reason=answer.finish_reason if answer.embeddings is None else None,
         usage=answer.usage,
         model=work.target.model,
         backend=work.target.backend,
@@ -170,6 +167,17 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
         policy=work.policy,
         notice=notice,
         traceparent=work.traceparent,
+    )
+
+
+def _message(answer: Answer) -> ReplyMessage | None:
+    if answer.embeddings is not None:
+        return None
+    return ReplyMessage(
+        content=answer.text,
+        reasoning=answer.reasoning,
+        tool_calls=answer.tool_calls,
+        thinking_blocks=answer.thinking_blocks,
     )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.core.orders import Wait, WaitReason
+from router.core.orders import Wait
 from router.core.residency import NodeState, Residency
 from router.core.waiting import Waiting
+from schemas.heartbeat import WaitReason
 from subjects.grammar import URGENCIES, Urgency
 
 HOLDS: tuple[WaitReason, ...] = ("collating", "lingering", "making_room", "changing")

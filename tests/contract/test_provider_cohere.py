@@ -161,7 +161,7 @@ async def test_where_it_calls_and_with_which_key(path: str) -> None:
         await provider.aclose()
         asked = [(exchange.method, exchange.path) for exchange in upstream.exchanges]
         assert {exchange.headers["authorization"] for exchange in upstream.exchanges} == {f"Bearer {CANARY}"}
-    assert asked == [("POST", "/v2/chat"), ("GET", "/v1/models?endpoint=chat&page_size=1000")]
+    assert asked == [("POST", "/v2/chat"), ("GET", "/v1/models?page_size=1000")]
     assert found[MODEL] is None
     assert "does not offer 명령" in str(found["명령"])
 

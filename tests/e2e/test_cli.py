@@ -1,109 +1,16 @@
 """The `llmbus` command as its users run it: real processes, a real broker, what they print and how they end."""
 
-import asyncio
 import json
-import os
 import re
-import select
-import shlex
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
-import httpx
-import psutil
 import pytest
 
-from adapters.bus import open_bus
-from adapters.client import Client
-from router.ports import Letter
-from schemas import LlmRequest
-from schemas import headers as h
-from subjects.streams import CANCELS, REQUESTS
+from tests.support.command import ENVIRON, LLMBUS, NODES, UP, answer, eventually, line, llmbus, ready, refusal, running
 from tests.support.nats_server import OwnBroker
-
-LLMBUS = str(Path(sys.executable).with_name("llmbus"))
-SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "CLAUDE_API_KEY")
-ENVIRON = {
-    name: value
-    for name, value in os.environ.items()
-    if name.removesuffix("_FILE") not in (*SECRETS, "NATS_URL", "LLMBUS_HOME")
-}
-PATIENCE_S = 30.0
-NODES = {"macbook", "macmini", "cloud"}
-UP = ("up", "--port", "-1", "--http-port", "0")
-
-
-def llmbus(*arguments: str, url: str | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    environ = ENVIRON | ({"NATS_URL": url} if url else {})
-    return subprocess.run(
-        [LLMBUS, *arguments], capture_output=True, text=True, timeout=60, env=environ, input=stdin, check=False
-    )
-
-
-def answer(*arguments: str, url: str | None = None, code: int = 0, stdin: str | None = None) -> Any:
-    """What `--json` prints, parsed."""
-    ran = llmbus(*arguments, "--json", url=url, stdin=stdin)
-    assert ran.returncode == code, ran.stderr
-    return json.loads(ran.stdout)
-
-
-def refusal(*arguments: str, url: str | None = None) -> str:
-    """The message of a command that fails as it should."""
-    ran = llmbus(*arguments, url=url)
-    assert ran.returncode == 1
-    assert "Traceback" not in ran.stderr
-    return ran.stderr
-
-
-@contextmanager
-def running(*arguments: str, url: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that stays; ended with the context."""
-    environ = ENVIRON | ({"NATS_URL": url} if url else {})
-    with subprocess.Popen(
-        [LLMBUS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environ
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.communicate(timeout=PATIENCE_S)
-
-
-def line(stream: IO[bytes] | None) -> str:
-    """The next line, soon. The pipe is unbuffered, so what `select` sees is all there is."""
-    assert stream is not None
-    ready, _, _ = select.select([stream], [], [], PATIENCE_S)
-    assert ready, "it says nothing"
-    return stream.readline().decode()
-
-
-def ready(up: subprocess.Popen[bytes]) -> Any:
-    """What `up --json` prints once it is ready."""
-    said = line(up.stdout)
-    assert said, up.stderr.read() if up.stderr else ""
-    return json.loads(said)
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-def family(up: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(up.pid).children(recursive=True)
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
 @pytest.fixture(scope="module")
@@ -132,100 +39,6 @@ def test_ask_takes_its_options_and_stdin(url: str) -> None:
     )  # fmt: skip
     assert (reply["client"], reply["model"], reply["status"]) == ("npc-ai", "reviewer", "ok")
     assert reply["message"]["content"].endswith("한국어로 물어본다")
-
-
-def test_a_streamed_answer_is_whole(url: str) -> None:
-    assert llmbus("ask", "Stream this", "--stream", url=url).stdout.endswith("] Stream this\n")
-
-
-def slow(url: str, agent: str, rid: str) -> None:
-    """Submit what will be answered in pieces over some seconds."""
-
-    async def submit() -> None:
-        told = {"loopback": {"text": "하나 둘 셋 넷 다섯", "pieces": 11, "piece_ms": 200}}
-        async with Client.connect(url, agent) as client:
-            await client.submit(LlmRequest(prompt="x", stream=True, metadata=told), capability="code", request_id=rid)
-
-    asyncio.run(submit())
-
-
-async def made(url: str) -> None:
-    """The streams are there, and nobody who answers."""
-    async with open_bus(url, name="set-up", make=True):
-        pass
-
-
-def cancellation_of(url: str, subject: str) -> bool:
-    """Whether one is stored."""
-
-    async def look() -> bool:
-        async with open_bus(url, name="looking") as bus:
-            return await bus.last(CANCELS, subject) is not None
-
-    return asyncio.run(look())
-
-
-def test_a_stream_as_json_is_a_line_for_each_piece_and_one_for_the_reply(url: str) -> None:
-    *pieces, reply = map(json.loads, llmbus("ask", "Stream this", "--stream", "--json", url=url).stdout.splitlines())
-    assert "".join(piece["text"] for piece in pieces) == reply["message"]["content"]
-    refused = llmbus("ask", "x", "--stream", "--json", "--model", "nope", url=url)
-    assert (refused.returncode, json.loads(refused.stdout)["error"]["type"]) == (1, "no_route")
-
-
-def test_a_stream_is_watched_left_and_gone_on_with_from_another_terminal(url: str) -> None:
-    slow(url, "npc-ai", "watched")
-    with running("watch", "watched", "--json", url=url) as first:
-        seen = [json.loads(line(first.stdout)) for _ in range(3)]
-        first.send_signal(signal.SIGINT)
-        assert first.wait(PATIENCE_S) == 130
-        assert first.stderr is not None
-        left = first.stderr.read().decode()
-        assert "not cancelled" in left
-        on = shlex.split(left.partition("`llmbus ")[2].partition("`")[0])
-    last = seen[-1]
-    assert on[:4] == ["watch", "npc-ai/watched", "--attempt", last["attempt_id"]]
-    *rest, reply = map(json.loads, llmbus(*on[:-1], str(last["n"]), "--json", url=url).stdout.splitlines())
-    assert [piece["n"] for piece in seen + rest] == list(range(11))
-    assert "".join(piece["text"] for piece in seen + rest) == reply["message"]["content"] == "하나 둘 셋 넷 다섯"
-    assert llmbus("watch", "npc-ai/watched", url=url).stdout == "하나 둘 셋 넷 다섯\n"
-    assert llmbus("watch", "watched", "--attempt", "1.1", "--after", "8", url=url).stdout == "다섯\n"
-    assert not cancellation_of(url, "llm.cancel.npc-ai.watched")
-    assert "is the id right" in refusal("watch", "unheard-of", "--wait", "0.2", url=url)
-    assert "--attempt" in refusal("watch", "watched", "--after", "3", url=url)
-    assert "look like 2.1" in refusal("watch", "watched", "--attempt", "first", url=url)
-
-
-@pytest.mark.parametrize("options", [(), ("--stream",)])
-def test_ctrl_c_cancels_what_was_asked_and_says_so(broker: OwnBroker, options: tuple[str, ...]) -> None:
-    async def stored(stream: str, subject: str) -> Letter:
-        async with open_bus(broker.url, name="looking") as bus, asyncio.timeout(PATIENCE_S):
-            while (letter := await bus.last(stream, subject)) is None:
-                await asyncio.sleep(0.02)
-        return letter
-
-    asyncio.run(made(broker.url))
-    with running("ask", "기다려", *options, "--agent", "hasty", url=broker.url) as ask:
-        rid = asyncio.run(stored(REQUESTS, ">")).headers[h.REQUEST_ID]
-        ask.send_signal(signal.SIGINT)
-        assert ask.wait(PATIENCE_S) == 130
-        assert ask.stderr is not None
-        assert f"cancelled; `llmbus result hasty/{rid}`" in ask.stderr.read().decode()
-    asyncio.run(stored(CANCELS, f"llm.cancel.hasty.{rid}"))
-
-
-def test_cancel_says_what_came_of_it(url: str) -> None:
-    slow(url, "npc-ai", "stopped")
-    ran = llmbus("cancel", "stopped", "--json", url=url)
-    told = json.loads(ran.stdout)
-    assert (told["client"], told["request_id"]) == ("npc-ai", "stopped")
-    assert (ran.returncode, told["cancelled"], told["status"]) == (0, True, "cancelled")
-    assert cancellation_of(url, "llm.cancel.npc-ai.stopped")
-    done = answer("ask", "Done", "--agent", "npc-ai", url=url)["request_id"]
-    assert "the answer had won" in refusal("cancel", f"npc-ai/{done}", url=url)
-    refused = answer("ask", "x", "--model", "nope", url=url, code=1)["request_id"]
-    assert "it had ended as no_route" in refusal("cancel", f"cli/{refused}", url=url)
-    assert "is the id right" in refusal("cancel", "unheard-of", "--wait", "0.2", url=url)
-    assert "RID or CLIENT/RID" in refusal("cancel", "a.b", url=url)
 
 
 def test_a_password_in_the_url_of_the_bus_is_told_to_nobody() -> None:
@@ -375,62 +188,6 @@ def test_doctor_says_what_is_missing_and_shows_no_secret(url: str) -> None:
     assert "one key on a line" in checks["gemini key"]["remedy"]
     lost = llmbus("doctor", "--nats-url", "nats://127.0.0.1:9")
     assert (lost.returncode, "llmbus up" in lost.stdout) == (1, True)
-
-
-def test_up_and_down(tmp_path: Path) -> None:
-    with running(*UP, "--store", str(tmp_path), "--json") as up:
-        url, http = (facts := ready(up))["url"], facts["http"]
-        started = family(up)
-        asked = {"messages": [{"role": "user", "content": "안녕"}]}
-        with httpx.Client(trust_env=False) as client:
-            body = client.post(f"{http}/v1/chat/completions", json=asked).json()
-        assert body["choices"][0]["message"]["content"].endswith("안녕")
-        assert f"in use by process {up.pid}" in refusal(*UP, "--store", str(tmp_path))
-        port = url.rpartition(":")[2]
-        assert "--port" in refusal("up", "--store", str(tmp_path / "other"), "--port", port, "--http-port", "0")
-        node = next(process for process in started if "macbook" in process.cmdline())
-        broker = next(process for process in started if "nats-server" in process.cmdline()[0])
-        for killed in (node, broker):
-            killed.kill()
-            said = ""
-            while "runs again" not in said:
-                said = line(up.stderr)
-        answer("ask", "Still there?", "--deadline-ms", "20000", url=url)
-        started = family(up)
-        up.send_signal(signal.SIGINT)
-        assert up.wait(PATIENCE_S) == 0
-    assert gone(started)
-
-
-def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
-    with running(*UP, "--store", str(tmp_path), "--json") as up:
-        ready(up)
-        started = family(up)
-        assert len(started) == 7  # the broker and its guard, the router, the edge, three nodes
-        up.kill()
-    eventually(lambda: gone(started), "something lives on")
-
-
-def test_roles_end_when_they_are_told(nats_url: str) -> None:
-    with running("router", url=nats_url) as router, running("node", "macbook", "--stand-in", url=nats_url) as node:
-        assert "router.ready" in line(router.stderr)
-        assert json.loads(line(node.stderr))["event"] == "node.ready"
-        for role in (node, router):
-            role.send_signal(signal.SIGTERM)
-            assert role.wait(PATIENCE_S) == 0
-    assert "the policy has no node 'nowhere'" in refusal("node", "nowhere", url=nats_url)
-
-
-def test_a_node_with_a_bad_file_of_keys_does_not_start_and_shows_no_key(nats_url: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("sk-canary sk-canary-2\n")
-    environ = ENVIRON | {"NATS_URL": nats_url, "OPENAI_API_KEY_FILE": str(tmp_path / "keys")}
-    ran = subprocess.run(
-        [LLMBUS, "node", "cloud"], capture_output=True, text=True, env=environ, timeout=60, check=False
-    )
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert f"OPENAI_API_KEY_FILE names {tmp_path}/keys" in ran.stderr
-    assert "sk-canary" not in ran.stderr
-    assert "Traceback" not in ran.stderr
 
 
 def test_the_demo_answers_everything_and_verifies() -> None:

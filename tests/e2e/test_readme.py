@@ -3,12 +3,14 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ops.edge import edge
 from schemas import Policy
 from schemas import headers as h
 from schemas.failure import RETRYABLE, ErrorType
@@ -20,6 +22,7 @@ from tests.support.running_bus import running_bus
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 URL = "nats://127.0.0.1:4222"
+HTTP = "http://127.0.0.1:8484"
 LLMBUS = str(Path(sys.executable).with_name("llmbus"))
 WIDE = {**os.environ, "COLUMNS": "200"}
 
@@ -51,14 +54,25 @@ def commands() -> list[str]:
 
 async def test_the_python_code_runs_as_it_is_printed(broker: OwnBroker) -> None:
     shown = blocks("python")
-    assert len(shown) >= 4
-    async with running_bus(broker.url):
+    assert len(shown) >= 5
+    async with running_bus(broker.url), edge(broker.url, port=0) as http:
         for code in shown:
-            assert URL in code
-            printed = await command(ROOT, sys.executable, "-W", "error", "-c", code.replace(URL, broker.url))
+            assert (URL in code) != (HTTP in code)
+            here = code.replace(URL, broker.url).replace(HTTP, http)
+            printed = await command(ROOT, sys.executable, "-W", "error", "-c", here)
             assert printed.strip(), code
             assert "no model answered" in printed or "refused" in printed, printed
             assert "'type': " not in printed, printed
+
+
+async def test_the_curl_commands_run_as_they_are_printed(broker: OwnBroker) -> None:
+    (shown,) = (block for block in blocks("sh") if block.startswith("curl"))
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    async with running_bus(broker.url), edge(broker.url, port=0) as http:
+        printed = await command(ROOT, "sh", "-c", shown.replace(HTTP, http))
+    assert "no model answered" in printed
+    assert printed.rstrip().endswith("data: [DONE]")
 
 
 async def test_the_durable_example_may_be_run_again(broker: OwnBroker) -> None:

@@ -1,6 +1,5 @@
 """aimock: somebody else's mock of OpenAI, Anthropic, Gemini and Cohere (npm, MIT), with faults on cue and a journal."""
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -13,9 +12,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.support.npm_package import installed
+
 PACKAGE: Final = Path(__file__).parents[1] / "peers" / "aimock"
 NODE: Final = (20, 15)
-NO_REGISTRY: Final = "ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +63,11 @@ def serving(cache: pytest.Cache) -> Iterator[str]:
 
 
 def _installed(cache: pytest.Cache) -> Path:
-    """Where it is: installed from its lock once, and kept between runs."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"there is no {tool}: install node {NODE[0]} or newer")
+    if shutil.which("node") is None:
+        pytest.skip(f"there is no node: install node {NODE[0]} or newer")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     if tuple(map(int, version.strip("v\n").split(".")[:2])) < NODE:
         pytest.skip(f"aimock needs node {NODE[0]}.{NODE[1]} or newer, this is {version.strip()}")
-    lock = hashlib.sha256((PACKAGE / "package-lock.json").read_bytes()).hexdigest()
-    directory = cache.mkdir(f"aimock-{lock[:12]}")
-    if not (directory / "node_modules" / ".package-lock.json").exists():  # which npm writes last
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(PACKAGE / name, directory)
-        npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(npm, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
-        if re.search(NO_REGISTRY, done.stderr):
-            pytest.skip("npm reaches no package registry")
-        assert done.returncode == 0, done.stderr
+    directory = installed(cache, PACKAGE)
     (directory / "none.json").write_text('{"fixtures": []}')
     return directory

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
-from tests.support.ollama_answers import FakeModel, Refused, check, fitted, joined, line, pieces, seconds
+from tests.support.ollama_answers import FakeModel, Refused, check, embedded, fitted, joined, line, pieces, seconds
 from tests.support.ollama_memory import DEFAULT_NUM_CTX, Loaded, Memory
 from tests.support.scripted_upstream import Exchange, ScriptedUpstream
 
@@ -39,13 +39,15 @@ class FakeOllama:
     max_queue: int = 512
     on_gpu: bool = True
     faults: deque[Fault] = field(default_factory=deque)
-    """Each spoils one chat, in order."""
+    """Each spoils one chat or embedding, in order."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Open from the start; while it is cleared nothing more is generated."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """A client left while it was served."""
     chats: list[dict[str, Any]] = field(default_factory=list)
     """The bodies of all chats."""
+    embeds: list[dict[str, Any]] = field(default_factory=list)
+    """The bodies of all that had something to embed."""
 
     async def __aenter__(self) -> Self:
         self.gate.set()
@@ -96,7 +98,8 @@ class FakeOllama:
 
     async def _route(self, exchange: Exchange) -> None:
         pages = {"/": self._alive, "/api/version": self._version, "/api/tags": self._tags, "/api/ps": self._ps}
-        calls = {"/api/chat": self._chat, "/api/generate": self._generate, "/api/show": self._show}
+        calls = {"/api/chat": self._chat, "/api/generate": self._generate, "/api/embed": self._embed}
+        calls["/api/show"] = self._show
         known = ("POST",) if exchange.path in calls else ("GET", "HEAD") if exchange.path == "/" else ("GET",)
         if not _local(exchange.headers.get("host", "")):
             await exchange.reply(403, b"", TEXT)
@@ -186,6 +189,8 @@ class FakeOllama:
 
     async def _serve(self, exchange: Exchange, body: dict[str, Any]) -> None:
         name, keep_s, options = body["model"], seconds(body.get("keep_alive")), body.get("options") or {}
+        if self.models[name].dimensions and (body.get("messages") or keep_s != 0):
+            raise Refused(400, f'"{name}" does not support {"generate" if "prompt" in body else "chat"}')
         if not body.get("messages"):
             await self._load_or_unload(exchange, body, keep_s)
             return
@@ -202,6 +207,36 @@ class FakeOllama:
                 await self._answer(exchange, body, fault, _Ending(started, last, model))
         finally:
             await self.memory.release(name)
+
+    async def _embed(self, exchange: Exchange, body: dict[str, Any]) -> None:
+        """Without a text it loads, and says nothing but that there are no vectors."""
+        name, asked = body["model"], bool(body.get("input"))
+        if asked:
+            self.embeds.append(body)
+        fault = self.faults.popleft() if self.faults and asked else None
+        if fault == "error_first":
+            raise Refused(500, "model runner has unexpectedly stopped")
+        started = time.perf_counter_ns()
+        loaded = await self.memory.obtain(
+            name, body.get("options") or {}, seconds(body.get("keep_alive")), self.max_queue
+        )
+        load_ns = time.perf_counter_ns() - started
+        try:
+            if fault == "stall_first":
+                await asyncio.Event().wait()
+            async with loaded.places:
+                await self.gate.wait()
+                vectors, tokens_in = embedded(body, self.models[name], loaded.num_ctx)
+        finally:
+            await self.memory.release(name)
+        total_ns = time.perf_counter_ns() - started
+        counts = {"total_duration": total_ns, "load_duration": load_ns, "prompt_eval_count": tokens_in}
+        page = json.dumps({"model": name, "embeddings": vectors, **(counts if vectors else {})}).encode()
+        if fault == "cut":
+            await exchange.head(200, {**WHOLE, "Content-Length": str(len(page))})
+            await exchange.send(page[: len(page) // 2])
+            return
+        await exchange.reply(200, page, WHOLE)
 
     async def _load_or_unload(self, exchange: Exchange, body: dict[str, Any], keep_s: float | None) -> None:
         if keep_s == 0:

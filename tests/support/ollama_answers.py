@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 UNIT_S: Final = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
@@ -21,11 +22,16 @@ class FakeModel:
     answer: tuple[str, ...] | None = None
     thinking: tuple[str, ...] = ()
     tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """What it calls, unless it has just been told a result."""
     tools: bool = True
     """Whether it takes tools."""
+    dimensions: int = 0
+    """Of its vectors; a model with some embeds, and generates nothing."""
 
     @property
     def capabilities(self) -> list[str]:
+        if self.dimensions:
+            return ["embedding"]
         return ["completion", *["tools"] * self.tools, *["thinking"] * bool(self.thinking)]
 
 
@@ -73,6 +79,31 @@ def fitted(body: Mapping[str, Any], num_ctx: int) -> int:
     return min(sum(counts), num_ctx)
 
 
+def embedded(body: Mapping[str, Any], model: FakeModel, num_ctx: int) -> tuple[list[list[float]], int]:
+    """The vectors, and the tokens of their texts. A text that is too long loses its end without a word, unless it may
+    not. Nothing to embed is no error: that is how such a model is loaded."""
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) and given else given or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Refused(400, "invalid input type")
+    counts = [len(text) // 4 + 1 for text in texts]
+    if max(counts, default=0) > num_ctx and body.get("truncate") is False:
+        raise Refused(400, "the input length exceeds the context length")
+    return [_vector(text, model.dimensions, body.get("dimensions") or 0) for text in texts], sum(
+        min(count, num_ctx) for count in counts
+    )
+
+
+def _vector(text: str, dimensions: int, wanted: int) -> list[float]:
+    """Of length 1, by the text's words: texts with words in common are near each other. Shortened, never lengthened."""
+    numbers = [0.0] * dimensions
+    for word in text.split():
+        numbers[int(sha256(word.encode()).hexdigest(), 16) % dimensions] += 1.0
+    numbers = numbers[:wanted] if 0 < wanted < dimensions else numbers
+    length = math.hypot(*numbers) or 1.0
+    return [round(number / length, 8) for number in numbers]
+
+
 def pieces(body: Mapping[str, Any], model: FakeModel) -> list[dict[str, Any]]:
     """The messages of the answer, one a line: thoughts before words, each tool call whole."""
     said = model.answer
@@ -85,6 +116,7 @@ def pieces(body: Mapping[str, Any], model: FakeModel) -> list[dict[str, Any]]:
     calls = [
         {"id": f"call_{n}", "function": {"index": n, "name": name, "arguments": arguments}}
         for n, (name, arguments) in enumerate(model.tool_calls)
+        if body["messages"][-1].get("role") != "tool"
     ]
     return [
         *({"content": "", "thinking": piece} for piece in thoughts),

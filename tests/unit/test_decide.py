@@ -102,9 +102,25 @@ def test_when_only_money_stands_in_the_way_it_says_so(body: dict[str, Any]) -> N
 
 
 def test_when_no_model_could_ever_take_it_there_is_no_route() -> None:
-    decision = ruled(small(), prompt="x" * 50_000)
+    decision = ruled(small(), prompt="x" * 20_000, constraints={"budget_constraint": "high"})
     assert (refused(decision), decision.stage) == (ErrorType.NO_ROUTE, "filter")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"prompt": "x" * 50_000}, "prompt is too long: 12504 tokens > 9000 maximum"),
+        (
+            {"prompt": "x" * 4_000, "preferences": {"max_tokens": 20_000}},
+            "input length and `max_tokens` exceed context limit: 1004 + 20000 > 9000",
+        ),
+    ],
+)
+def test_when_it_is_too_long_for_every_model_it_says_by_how_much(body: dict[str, Any], words: str) -> None:
+    decision = ruled(small(), **body)
+    assert (refused(decision), decision.stage) == (ErrorType.BAD_REQUEST, "filter")
     assert isinstance(decision.choice, Refuse)
+    assert decision.choice.message.startswith(words)
     assert "big@a context_too_long" in decision.choice.message
 
 

@@ -98,7 +98,7 @@ def test_the_shipped_policy_gives_a_price_to_what_is_ours_and_leaves_the_others_
     shipped: Policy,
 ) -> None:
     ours = {name for name, model in shipped.models.items() if model.price is not None}
-    assert ours == {"judge", "architect", "coder", "reviewer"}
+    assert ours == {"judge", "architect", "coder", "reviewer", "embedding"}
     assert all(shipped.models[name].costs_nothing for name in ours)
 
 

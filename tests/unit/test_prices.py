@@ -144,7 +144,7 @@ async def test_the_shipped_policy_has_a_price_for_every_model() -> None:
     shipped = load_policy(shipped_policy(), SHIPPED)
     table = await resolve(shipped)
     assert table is not None
-    assert table.models.keys() == {"gemini", "gpt", "claude", "command"}
+    assert table.models.keys() == {"gemini", "gpt", "claude", "command", "embedding-openai", "embedding-gemini"}
     assert table.version.startswith("genai-prices ")
     filled = table.fill(shipped)
     assert all(model.price is not None for model in filled.models.values())

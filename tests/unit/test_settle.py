@@ -43,6 +43,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.SILENCE: NEXT,
     FailureKind.INTERRUPTED: NEXT,
     FailureKind.MALFORMED: NEXT,
+    FailureKind.TOO_LARGE: ErrorType.PAYLOAD_TOO_LARGE,
     FailureKind.INSUFFICIENT_MEMORY: NEXT,
     FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,

@@ -13,6 +13,7 @@ from subjects import (
     Chunk,
     Dead,
     Event,
+    HealthCall,
     InvalidTokenError,
     NodeCall,
     Outcome,
@@ -37,11 +38,13 @@ ADDRESS: st.SearchStrategy[Address] = st.one_of(
     st.builds(Event, TOKEN, TOKEN, st.sampled_from(EVENT_KINDS)),
     st.builds(Cancel, TOKEN, TOKEN),
     st.builds(NodeCall, TOKEN, st.sampled_from(NODE_VERBS)),
+    st.builds(HealthCall),
     st.builds(Dead, TOKEN),
 )
 NEARLY = st.lists(
     st.sampled_from(["llm", "req", "ask", "work", "out", "res", "chunk", "evt", "cancel", "dead", "node", "drain",
-                     "normal", "decided", "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"]) | TOKEN,
+                     "health", "normal", "decided", "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"])
+    | TOKEN,
     max_size=7,
 ).map(".".join)  # fmt: skip
 
@@ -186,7 +189,7 @@ def test_urgency_event_kind_and_verb_are_closed_lists() -> None:
 @given(ADDRESS)
 def test_every_subject_but_the_doors_is_kept_by_exactly_one_stream(address: Address) -> None:
     keeping = [spec.name for spec in STREAMS if any(_matches(subject, str(address)) for subject in spec.subjects)]
-    assert len(keeping) == (0 if isinstance(address, Ask | NodeCall) else 1)
+    assert len(keeping) == (0 if isinstance(address, Ask | NodeCall | HealthCall) else 1)
 
 
 @given(TOKEN, TOKEN, st.sampled_from(URGENCIES), TOKEN)

@@ -16,6 +16,21 @@ from schemas.policy import GuardrailRule
 GUARDRAILS: Final[Mapping[str, Guardrail]] = MappingProxyType({"secrets": secrets, "injection": injection})
 
 
+FOR_WHO_OBEYS: Final = frozenset({"injection"})
+"""What harms only a model that follows instructions."""
+
+
+def for_data(rules: Mapping[str, GuardrailRule]) -> Mapping[str, GuardrailRule]:
+    """The rules for texts to be embedded, which no model obeys: what it would is recorded and lets pass.
+
+    A document that quotes an attack must stay findable; whoever puts it into a prompt later is screened then.
+    """
+    return {
+        name: rule.model_copy(update={"action": "flag"}) if name in FOR_WHO_OBEYS and rule.action != "off" else rule
+        for name, rule in rules.items()
+    }
+
+
 def screen(texts: Sequence[str], rules: Mapping[str, GuardrailRule]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """What the guardrails found, and the texts with what the policy wants redacted replaced by `[REDACTED:<code>]`."""
     findings: dict[tuple[str, str, str], Finding] = {}

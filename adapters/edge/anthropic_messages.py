@@ -1,0 +1,129 @@
+"""Anthropic's `POST /v1/messages`, plain or streamed, and its `count_tokens`.
+
+What only Anthropic itself has is read over, so that any model can answer; what would be answered wrongly without it is
+refused: tools that run at Anthropic, documents that are no text.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
+
+from adapters.edge.anthropic_request import effort, parallel_tool_calls, response_format, tool_choice, tools, turns
+from adapters.edge.anthropic_speech import STOP_REASONS, MessageSpeech, usage
+from adapters.edge.door import Asked, Shape, placed
+from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
+from schemas.policy import Policy
+from schemas.reply import Reply, ReplyMessage
+from schemas.request import MAX_DEADLINE_MS
+
+SESSION: Final = "x-claude-code-session-id"
+PATIENCE: Final = "x-stainless-timeout"
+"""Seconds that the vendor's own clients wait for an answer."""
+
+
+class OutputConfig(BaseModel):
+    format: dict[str, Any] | None = None
+
+
+class MessagesRequest(Wishes):
+    """What is not here is kept out: an unknown field is no error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra={"required": ["messages"]})
+
+    model: str | None = None
+    """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    system: str | list[dict[str, Any]] | None = None
+    max_tokens: int | None = None
+    stream: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    stop_sequences: list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Messages:
+    """The door."""
+
+    shape: Shape = "anthropic"
+
+    def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
+        said = MessagesRequest.model_validate_json(body)
+        if given := from_headers(headers):
+            said = MessagesRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        capability, model = placed(said.model, said, policy)
+        preferences = with_preferences(
+            said,
+            {
+                "max_tokens": said.max_tokens,
+                "temperature": said.temperature,
+                "top_p": said.top_p,
+                "stop": said.stop_sequences or None,
+                "reasoning_effort": effort(said.thinking),
+            },
+        )
+        asked = request(
+            said, messages=turns(said.system, said.messages), model=model, preferences=preferences,
+            stream=said.stream and not said.buffered, tools=tools(said.tools),
+            tool_choice=tool_choice(said.tool_choice), parallel_tool_calls=parallel_tool_calls(said.tool_choice),
+            response_format=response_format(said.output_config.format if said.output_config else None),
+            metadata=_metadata(said.metadata, headers), deadline_ms=said.deadline_ms or _patience_ms(headers),
+        )  # fmt: skip
+        return Asked(asked, capability, sse=said.stream, model=said.model or "auto")
+
+    def answer(self, asked: Asked, reply: Reply) -> dict[str, Any]:
+        return {
+            "id": f"msg_{reply.request_id}",
+            "type": "message",
+            "role": "assistant",
+            "model": reply.model,
+            "content": _content(reply.message, shows_thinking=_shows_thinking(asked)) if reply.message else [],
+            "stop_reason": STOP_REASONS.get(reply.finish_reason or "", "end_turn"),
+            "stop_sequence": None,
+            "usage": usage(reply.usage),
+        }
+
+    def speech(self, asked: Asked, rid: str) -> MessageSpeech:
+        return MessageSpeech(asked.model, rid, shows_thinking=_shows_thinking(asked))
+
+
+def _shows_thinking(asked: Asked) -> bool:
+    """Whoever did not ask for thoughts takes the first block for the answer."""
+    return asked.request.preferences.reasoning_effort not in (None, "none")
+
+
+def _content(message: ReplyMessage, *, shows_thinking: bool) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    if shows_thinking:
+        content += [
+            block for block in message.thinking_blocks if block.get("type") in {"thinking", "redacted_thinking"}
+        ]
+        if message.reasoning and not content:
+            content.append({"type": "thinking", "thinking": message.reasoning, "signature": ""})
+    if message.content:
+        content.append({"type": "text", "text": message.content})
+    for call in message.tool_calls:
+        function = call.get("function", {})
+        arguments = from_json(function.get("arguments") or "{}")
+        content.append({"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments})
+    return content
+
+
+def _metadata(said: dict[str, Any] | None, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    session = headers.get(SESSION)
+    return {**(said or {}), "session_id": session} if session else said
+
+
+def _patience_ms(headers: Mapping[str, str]) -> int | None:
+    """Until when the client will listen; None when it does not say."""
+    try:
+        seconds = float(headers.get(PATIENCE, ""))
+    except ValueError:
+        return None
+    return min(int(seconds * 1000), MAX_DEADLINE_MS) if 1 <= seconds < float("inf") else None

@@ -1,0 +1,73 @@
+"""OpenAI's `POST /v1/embeddings`: a vector for each text."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from adapters.edge.door import Asked, Shape, Speech, placed
+from adapters.edge.wishes import Wishes, from_headers, request
+from schemas.policy import Policy
+from schemas.reply import Reply
+from schemas.vectors import unpacked
+
+CAPABILITY = "embed"
+"""Where texts go that name no model."""
+
+
+class EmbeddingsRequest(Wishes):
+    """What is not here is kept out: an unknown field is no error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra={"required": ["input"]})
+
+    model: str | None = None
+    """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
+    input: str | list[str] = Field(description="A text, or up to 2048 of them; none may be empty.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    metadata: dict[str, Any] | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(each, int | list) for each in value):
+            raise ValueError(
+                "tokens are not taken, for every model counts its own: send the texts "
+                "(LangChain: check_embedding_ctx_length=False)"
+            )
+        return value
+
+
+class Embeddings:
+    """The door."""
+
+    shape: Shape = "openai"
+
+    def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
+        said = EmbeddingsRequest.model_validate_json(body)
+        if given := from_headers(headers):
+            said = EmbeddingsRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        capability, model = placed(said.model, said, policy, CAPABILITY)
+        asked = request(
+            said, embed=[said.input] if isinstance(said.input, str) else said.input, dimensions=said.dimensions,
+            model=model, preferences=said.preferences.model_dump(exclude_none=True), metadata=said.metadata,
+        )  # fmt: skip
+        return Asked(asked, capability, model=said.model or "auto", base64=said.encoding_format == "base64")
+
+    def answer(self, asked: Asked, reply: Reply) -> dict[str, Any]:
+        vectors = reply.embeddings or ()
+        tokens_in = reply.usage.tokens_in if reply.usage else 0
+        said = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": at, "embedding": text if asked.base64 else unpacked(text)}
+                for at, text in enumerate(vectors)
+            ],
+            "model": reply.model,
+            "usage": {"prompt_tokens": tokens_in, "total_tokens": tokens_in},
+        }
+        # Words can say for themselves that no model wrote them; vectors cannot.
+        return said if reply.notice is None else {**said, "notice": reply.notice}
+
+    def speech(self, asked: Asked, rid: str) -> Speech:
+        raise NotImplementedError("vectors are not streamed, and `read` never says so")

@@ -26,6 +26,8 @@ from subjects.streams import EVENTS, NODES_BUCKET, REPLIES, REQUESTS, ROUTER, WO
 
 UNDECIDED_LOOKED_AT: Final = 200
 """The newest requests of a client among which one that is not decided yet is looked for."""
+EMPTY_PAGES: Final = 8
+"""What came again stands in the list once: so many pages that would hold nothing else are passed over at a time."""
 TYPICAL_TOKENS_OUT: Final = 500
 """As the router reckons."""
 
@@ -45,6 +47,15 @@ async def state(bus: JetStreamBus, client: str, rid: str) -> RequestState | None
 
 async def page(bus: JetStreamBus, client: str, limit: int, before: int | None) -> RequestPage:
     """Raises UnavailableError."""
+    for _ in range(EMPTY_PAGES):
+        found = await _page(bus, client, limit, before)
+        if found.data or found.before is None:
+            break
+        before = found.before
+    return found
+
+
+async def _page(bus: JetStreamBus, client: str, limit: int, before: int | None) -> RequestPage:
     letters, older = await newest(bus, client, limit, before)
     asked = {rid: letter for letter in letters if (rid := _rid(letter)) is not None}  # of one that came again the first
     kinds: tuple[EventKind, ...] = ("decided", "attempt_started", "replied")
@@ -82,7 +93,7 @@ async def newest(bus: JetStreamBus, client: str, limit: int, before: int | None)
         else:
             break
     found = []
-    async for letter in bus.read(REQUESTS, subject, start_seq=begin):
+    async for letter in bus.read(REQUESTS, subject, start_seq=begin, batch=max(1, there)):
         if letter.seq >= end:
             break
         found.append(Letter(letter.subject, b"", letter.headers, letter.seq, letter.timestamp_ms))

@@ -8,12 +8,13 @@ from typing import Final
 
 from adapters import request_states
 from adapters.bus import JetStreamBus
-from adapters.client import Ticket, any_reply, await_reply, submit_body
+from adapters.client import Ticket, any_reply, await_reply, stored_reply, submit_body
 from adapters.edge.ports import Pending, Submission
 from adapters.edge.states import RequestPage, RequestState
 from adapters.mailbox import Heard, Mailbox
 from adapters.streaming import Feed, feed
 from router.errors import BusError, LlmbusError, RequestFailedError
+from router.ports import Letter
 from schemas.chunk import Chunk
 from schemas.failure import ErrorType
 from schemas.ids import message_id
@@ -54,7 +55,7 @@ class BusPending:
         self.pieces: Feed | None = None
 
     async def reply(self) -> Reply:
-        return Reply.decode((await await_reply(self._requests.mailbox, self._heard, self._ticket)).data)
+        return Reply.decode((await self._letter()).data)
 
     async def items(self) -> AsyncGenerator[Chunk | Reply, None]:
         if self.pieces is None:
@@ -62,13 +63,20 @@ class BusPending:
             return
         # Pieces name their request by its id only: one that was taken brings those of another.
         ours = not self._submission.named
-        until = self.pieces.until(await_reply(self._requests.mailbox, self._heard, self._ticket))
-        async with aclosing(until) as items:
+        async with aclosing(self.pieces.until(self._letter())) as items:
             async for item in items:
                 if not isinstance(item, Chunk):
                     yield Reply.decode(item.data)
                 elif ours or (ours := await self._requests.is_the_one(self._ticket)):
                     yield item
+
+    async def _letter(self) -> Letter:
+        if self._submission.named:
+            # Of one that comes again at once the broker lets nobody hear.
+            with suppress(BusError):
+                if letter := await stored_reply(self._requests.mailbox, self._ticket):
+                    return letter
+        return await await_reply(self._requests.mailbox, self._heard, self._ticket)
 
     async def withdraw(self) -> None:
         with suppress(LlmbusError, TimeoutError):
@@ -97,7 +105,8 @@ class BusRequests:
             pending.pieces = pieces
             callers = self._callers.setdefault((client, rid), _Callers())
             callers.waiting += 1
-            callers.seqs.add(ticket.seq)
+            if not ticket.repeated:
+                callers.seqs.add(ticket.seq)
             try:
                 yield pending
             finally:

@@ -125,12 +125,13 @@ class JetStreamBus:
         return await self._direct(stream, {"seq": seq})
 
     async def read(
-        self, stream: str, subject: str = ">", *, start_seq: int = 1, since_ms: int | None = None
-    ) -> AsyncIterator[Letter]:
-        """With `since_ms`, from that broker time on."""
+        self, stream: str, subject: str = ">", *, start_seq: int = 1, since_ms: int | None = None,
+        batch: int = READ_BATCH,
+    ) -> AsyncIterator[Letter]:  # fmt: skip
+        """With `since_ms`, from that broker time on; `batch` are asked for at a time."""
         start: dict[str, object] = {"seq": start_seq} if since_ms is None else {"start_time": _rfc3339(since_ms)}
         while True:
-            letters, pending = await self._direct_batch(stream, {**start, "next_by_subj": subject, "batch": READ_BATCH})
+            letters, pending = await self._direct_batch(stream, {**start, "next_by_subj": subject, "batch": batch})
             for letter in letters:
                 yield letter
             if not pending or not letters:

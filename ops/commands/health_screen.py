@@ -1,5 +1,6 @@
 """How everything is, on one screen: the bus, its routers, each node with its backends, the models, the memory."""
 
+import nats.errors
 from rich.table import Table
 from rich.text import Text
 
@@ -25,8 +26,8 @@ async def find_out(url: str) -> FleetHealth:
             fleet = Fleet(bus, lambda: policy)
             async with fleet.listening():
                 return await fleet.health()
-    except UnavailableError as error:
-        return fold(BusHealth(up=False, why_not=str(error)), 0, {}, None)
+    except (UnavailableError, nats.errors.Error, TimeoutError) as error:
+        return fold(BusHealth(up=False, why_not=str(error) or type(error).__name__), 0, {}, None)
 
 
 def show(health: FleetHealth) -> None:

@@ -80,7 +80,8 @@ def test_the_users_words_for_urgency_are_the_buss(word: str, meant: str) -> None
 def test_every_field_of_a_request_arrives() -> None:
     request = read(
         route(), {"x-llm-agent": "npc-ai"}, prompt="항구", task_type="plan", max_tokens=9, temperature=0.5,
-        context="밤", model="fast", preferences={"strategy": "speed", "max_tokens": 1}, constraints={"time_critical": True},
+        context="밤", model="fast", preferences={"strategy": "speed", "max_tokens": 1},
+        constraints={"time_critical": True},
     )  # fmt: skip
     assert (request.prompt, request.context, request.task, request.model) == ("항구", "밤", "plan", "fast")
     assert (request.preferences.max_tokens, request.preferences.temperature) == (9, 0.5)

@@ -121,7 +121,8 @@ async def test_of_streams_under_way_none_is_silently_short(victim: str) -> None:
 
         async def stream(rid: str) -> tuple[str, bool]:
             """What was said, and whether it ended as whole; else it said that it did not."""
-            said, ended = [], False
+            said: list[str] = []
+            ended = False
             async with http.stream(
                 "POST", CHAT, json=asked(rid, piece_ms=50), headers={"idempotency-key": rid}
             ) as response:

@@ -18,6 +18,8 @@ from starlette.responses import Response
 from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
+from adapters.edge.openai_models import get_model, list_models
+from adapters.edge.openai_responses import ResponseRequest, Responses
 from adapters.edge.ports import Edge
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
@@ -30,6 +32,9 @@ REFUSALS: Final = {404: ErrorType.NO_ROUTE, 405: ErrorType.BAD_REQUEST}
 def create_app(edge: Edge) -> FastAPI:
     app = FastAPI(title="llmbus", summary="Every LLM client on a bus that loses nothing.", redoc_url=None)
     _post(app, edge, "/v1/chat/completions", ChatCompletions(), ChatCompletionRequest, "OpenAI")
+    _post(app, edge, "/v1/responses", Responses(), ResponseRequest, "OpenAI")
+    _on(app, edge, "GET", "/v1/models", list_models, "OpenAI")
+    _on(app, edge, "GET", "/v1/models/{model:path}", get_model, "OpenAI")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestFailedError)(_refused)
     return app

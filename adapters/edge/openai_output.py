@@ -234,8 +234,8 @@ class ResponseSpeech:
         self._all.append(going)
         return going
 
-    def _event(self, name: str, **fields: Any) -> bytes:
-        event = sse.event({"type": name, "sequence_number": self._number, **fields}, name=name)
+    def _event(self, kind: str, /, **fields: Any) -> bytes:
+        event = sse.event({"type": kind, "sequence_number": self._number, **fields}, name=kind)
         self._number += 1
         return event
 

@@ -139,7 +139,7 @@ def test_a_batch_is_bounded() -> None:
 
 
 async def test_strangers_are_told_the_status_and_nothing_else() -> None:
-    app = create_app(Edge(cast("Requests", None), Locked(), lambda: POLICY, Fleet()))
+    app = create_app(Edge(cast("Requests", None), Locked(), lambda: POLICY, Fleet(), count_tokens=lambda _: 0))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://edge", trust_env=False) as http:
         response = await http.get("/health")

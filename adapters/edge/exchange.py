@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 import structlog
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -42,7 +42,29 @@ STREAM_HEADERS: Final[facts.Pairs] = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
+BOM: Final = b"\xef\xbb\xbf"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+"""W3C trace context; anything else is dropped."""
 _RESERVED = re.compile(r"seq-[0-9]+\Z")
+
+
+class Room:
+    """What all bodies that are still arriving may hold together, in this process."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+
+    def take(self, size: int) -> bool:
+        if size > self._left_bytes:
+            return False
+        self._left_bytes -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._left_bytes += size
+
+
+ARRIVING: Final = Room(64_000_000)
 
 
 class CallerGoneError(LlmbusError):
@@ -74,7 +96,10 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
 
 def read(edge: Edge, door: Door, body: bytes, headers: Mapping[str, str], rid: str) -> Asked:
     """Raises RequestFailedError: bad_request."""
+    body = body.removeprefix(BOM)
     try:
+        if b"NaN" in body or b"Infinity" in body:
+            from_json(body, allow_inf_nan=False)  # JSON has no such numbers, though its readers do
         asked = door.read(body, headers, edge.policy())
     except ValueError as error:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, explained(error)) from None
@@ -125,23 +150,30 @@ def refused(
 
 
 async def read_body(request: Request, limit: int, rid: str) -> bytes:
-    """Raises RequestFailedError: payload_too_large, bad_request."""
+    """Raises RequestFailedError: payload_too_large, bad_request, overloaded."""
     content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if content_type not in (JSON, "text/plain") and not content_type.endswith("+json"):
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"send {JSON}, not {content_type[:64]!r}")
     too_large = RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
     if int(_digits(request.headers.get("content-length", ""))) > limit:
         raise too_large
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = taken = 0
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
                     raise too_large
+                if not ARRIVING.take(len(part)):
+                    words = "too many large requests are arriving at once"
+                    raise RequestFailedError.of(ErrorType.OVERLOADED, rid, words, retry_after_ms=1_000)
+                taken = size
                 parts.append(part)
     except TimeoutError:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"the body took over {BODY_S:g} s") from None
+    finally:
+        ARRIVING.give_back(taken)
     return b"".join(parts)
 
 
@@ -150,10 +182,10 @@ def _digits(length: str) -> str:
 
 
 def _submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
-    trace = headers.get(h.TRACEPARENT)
+    trace = headers.get(h.TRACEPARENT, "")
     return Submission(
         client, rid, asked.capability, asked.request.encode(), asked.request.deadline_ms, asked.request.stream,
-        {h.TRACEPARENT: trace} if trace and trace.isascii() and len(trace) < 128 else {},
+        {h.TRACEPARENT: trace} if _TRACEPARENT.match(trace) else {},
     )  # fmt: skip
 
 
@@ -201,9 +233,13 @@ class _Out:
         await self._put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _put(self, message: Message) -> None:
-        async with self._turn, asyncio.timeout(SEND_S):
-            await self._send(message)
-            self.written_s = asyncio.get_running_loop().time()
+        """Raises CallerGoneError."""
+        try:
+            async with self._turn, asyncio.timeout(SEND_S):
+                await self._send(message)
+                self.written_s = asyncio.get_running_loop().time()
+        except (TimeoutError, OSError):
+            raise CallerGoneError("the caller takes nothing more") from None
 
 
 class Answering(Response):
@@ -225,6 +261,8 @@ class Answering(Response):
                     response = await (self._stream(out) if self._asked.sse else self._plain())
                 except RequestFailedError as refusal:
                     response = await self._failed(out, refusal.error, refusal.reply)
+                except CallerGoneError:
+                    raise
                 except Exception:
                     log.exception("edge.failed", rid=self._rid)
                     words = "the edge failed; see its log. The request may have been accepted: look for it by its id"

@@ -83,7 +83,9 @@ class BusRequests:
             async with asyncio.timeout(ACCEPT_S):
                 yield
         except (BusError, TimeoutError) as error:
-            words = f"the bus is away, and it is not known whether the request was accepted: {error or 'no answer'}"
+            words = (
+                f"the bus is away, and it is not known whether the request was accepted: {str(error) or 'no answer'}"
+            )
             raise RequestFailedError.of(
                 ErrorType.STORAGE_UNAVAILABLE, rid, words, retry_after_ms=RETRY_AFTER_MS, spent="unknown"
             ) from None

@@ -199,7 +199,7 @@ class BusRequests:
             async with asyncio.timeout(ACCEPT_S):
                 yield
         except (BusError, TimeoutError) as error:
-            raise _away(rid, f"the bus did not do it: {error or 'no answer'}", unknown=submitting) from None
+            raise _away(rid, f"the bus did not do it: {str(error) or 'no answer'}", unknown=submitting) from None
         except RequestFailedError as error:
             if error.error.type is not ErrorType.STORAGE_UNAVAILABLE:
                 raise

@@ -108,6 +108,7 @@ async def _no_such_door(request: Request, error: HTTPException) -> Response:
     words = f"{request.method} {request.url.path[:128]} is no door of this edge; see /docs"
     response = refused(Error.of(kind, request_id(request.headers), words), shape_of(request.url.path))
     response.status_code = status
+    response.headers.update(error.headers or {})
     return response
 
 

@@ -13,8 +13,9 @@ from schemas import Policy
 from schemas import headers as h
 from schemas.failure import RETRYABLE, ErrorType
 from schemas.request import LlmRequest
+from tests.e2e.test_javascript import scripts  # noqa: F401  # a fixture
 from tests.support.nats_server import OwnBroker
-from tests.support.npm import command, scripts  # noqa: F401  # a fixture
+from tests.support.npm import command
 from tests.support.running_bus import running_bus
 
 ROOT = Path(__file__).resolve().parents[2]

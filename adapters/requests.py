@@ -151,7 +151,7 @@ class BusRequests:
                 async for item in items:
                     yield item if isinstance(item, Chunk) else Reply.decode(item.data)
             except (BusError, TimeoutError) as error:
-                raise _away(rid, f"its reply cannot be had: {error or 'none came'}", unknown=False) from None
+                raise _away(rid, f"its reply cannot be had: {str(error) or 'none came'}", unknown=False) from None
 
     async def withdraw(self, client: str, rid: str) -> None:
         """One of its callers has hung up. It is still counted."""
@@ -199,7 +199,7 @@ class BusRequests:
             async with asyncio.timeout(ACCEPT_S):
                 yield
         except (BusError, TimeoutError) as error:
-            raise _away(rid, f"the bus did not do it: {error or 'no answer'}", unknown=submitting) from None
+            raise _away(rid, f"the bus did not do it: {str(error) or 'no answer'}", unknown=submitting) from None
         except RequestFailedError as error:
             if error.error.type is not ErrorType.STORAGE_UNAVAILABLE:
                 raise

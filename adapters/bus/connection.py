@@ -27,10 +27,11 @@ Direct = Callable[[str, str, bytes, Headers], None]
 
 
 class BusClient(Client):
-    """nats-py's client with two differences in how it reads.
+    """nats-py's client with three differences in how it reads.
 
-    A subject that is not UTF-8, which the server takes, does not end the reading of everything. And what comes on a
-    direct subscription is handed over at once, without a queue and a task of its own in between.
+    Neither a subject that is not UTF-8, which the server takes, nor the server's answer to a flush that nobody waits
+    for any more ends the reading of everything. And what comes on a direct subscription is handed over at once, without
+    a queue and a task of its own in between.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,11 @@ class BusClient(Client):
             handler(subject.decode(errors="replace"), reply.decode(), data, parsed or NO_HEADERS)
         except Exception:
             log.exception("bus.handler_failed", subject=subject.decode(errors="replace"))
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

@@ -46,8 +46,8 @@ class Ticket:
     request_hash: str
     seq: int
     deadline_ms: int = DEFAULT_DEADLINE_MS
-    again: bool = False
-    """The broker had it a moment ago, and took it once."""
+    repeated: bool = False
+    """The broker had it already, and tells nobody: its reply may be there."""
 
 
 class Client:
@@ -236,6 +236,10 @@ async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:
 
 async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     """The reply to this very request, expected since before it was submitted. Raises RequestFailedError."""
+    if ticket.repeated:
+        with suppress(BusError):  # it is away: the wait looks again
+            if stored := await stored_reply(mailbox, ticket):
+                return stored
     timeout_s = (max(0, ticket.deadline_ms) + REPLY_GRACE_MS) / 1000
     letter = await mailbox.wait(
         heard, ticket.client, ticket.request_id, timeout_s, request_hash=ticket.request_hash, seq=ticket.seq

@@ -105,7 +105,7 @@ class BusRequests:
             pending.pieces = pieces
             callers = self._callers.setdefault((client, rid), _Callers())
             callers.waiting += 1
-            if not ticket.again:
+            if not ticket.repeated:
                 callers.seqs.add(ticket.seq)
             try:
                 yield pending

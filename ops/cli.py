@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import cost, demo, doctor, live, policy, replay, requests, roles, running, schema, up
+from ops.commands import cost, demo, doctor, key, live, policy, replay, requests, roles, running, schema, up
 
 app = typer.Typer(
     name="llmbus",
@@ -27,11 +27,13 @@ app.command()(requests.result)
 app.command()(running.watch)
 app.command()(running.cancel)
 app.command()(live.tail)
+app.command()(live.health)
 app.command()(live.nodes)
 app.command()(live.providers)
 app.command()(replay.replay)
 app.command()(cost.cost)
 app.add_typer(policy.app, name="policy")
+app.add_typer(key.app, name="key")
 app.command()(schema.schema)
 app.command()(doctor.doctor)
 

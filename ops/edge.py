@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -11,18 +11,16 @@ from fastapi import FastAPI
 
 from adapters.bus import open_bus
 from adapters.edge.app import create_app
-from adapters.edge.ports import Edge, Submission
+from adapters.edge.ports import Edge
 from adapters.fleet import Fleet
 from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
 from ops.compose import quicken
+from ops.identity import identity
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
 from router.core.tokens import estimate_request_tokens
-from router.errors import LlmbusError, RequestFailedError, one_error, stop
-from router.ports import NO_HEADERS, Headers
+from router.errors import LlmbusError, one_error, stop
 from router.world_book import PolicyInForce
-from schemas.failure import ErrorType
-from subjects import is_token
 
 log = structlog.get_logger(__name__)
 
@@ -38,19 +36,6 @@ class EdgeError(LlmbusError):
     """The edge cannot be opened, and what to do."""
 
 
-class Trusting:
-    """On a machine whose users trust each other a client names itself."""
-
-    def caller(self, headers: Mapping[str, str], rid: str) -> str:
-        name = headers.get("x-llm-client", "local")
-        if not is_token(name):
-            raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, "x-llm-client must be 1 to 64 of A-Z a-z 0-9 _ -")
-        return name
-
-    async def admit(self, submission: Submission) -> Headers:
-        return NO_HEADERS
-
-
 class InForce:
     """The policy that the edge goes by."""
 
@@ -59,24 +44,29 @@ class InForce:
 
 
 @asynccontextmanager
-async def edge(url: str, *, host: str = HOST, port: int = PORT, wait_s: float = 30.0) -> AsyncIterator[str]:
-    """The edge, serving; yields its address. Raises EdgeError, UnavailableError."""
+async def edge(
+    url: str, *, host: str = HOST, port: int = PORT, keys: bool = False, behind_tls: bool = False, wait_s: float = 30.0
+) -> AsyncIterator[str]:
+    """The edge, serving; yields its address. Raises EdgeError, BindError, UnavailableError.
+
+    `keys`: only who shows one is served; beyond this machine always so. `behind_tls`: what stands in front speaks TLS.
+    """
     async with open_bus(url, name="llmbus edge", wait_s=wait_s, make=True) as bus, Mailbox(bus) as mailbox:
         store = await policy_store(bus)
         active = await store.active() or await store.seed(shipped_policy(), SHIPPED)
         holder = InForce(PolicyInForce(active.number, active.policy))
         fleet = Fleet(bus, lambda: holder.in_force.policy)
-        app = create_app(
-            Edge(
-                BusRequests(bus, mailbox),
-                Trusting(),
-                lambda: holder.in_force.policy,
-                fleet,
-                count_tokens=estimate_request_tokens,
-            )
-        )
         with one_error():
-            async with asyncio.TaskGroup() as tasks, policy_changes(bus) as changed, fleet.listening():
+            async with (
+                asyncio.TaskGroup() as tasks,
+                policy_changes(bus) as changed,
+                fleet.listening(),
+                identity(bus, holder, host, keys=keys, behind_tls=behind_tls) as who,
+            ):
+                requests = BusRequests(bus, mailbox)
+                app = create_app(
+                    Edge(requests, who, lambda: holder.in_force.policy, fleet, count_tokens=estimate_request_tokens)
+                )
                 following = tasks.create_task(follow_policy(store, holder, changed))
                 try:
                     async with _serving(app, _listening(host, port)) as address:

@@ -22,6 +22,7 @@ PassedOver = Literal[
     "too_expensive",
     "tools_unsupported",
     "kind_unsupported",
+    "forbidden",
     "overloaded",
 ]
 

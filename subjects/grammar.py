@@ -28,7 +28,11 @@ EventKind = Literal[
 ]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 
+MeterKind = Literal["requests", "tokens"]
+METER_KINDS: Final[tuple[MeterKind, ...]] = get_args(MeterKind)
+
 MAX_CHUNK: Final = 10**12
+MAX_MINUTE: Final = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,33 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """`llm.meter.<client>.<kind>.<minute>`: a counter of what a client used in one minute since 1970."""
+
+    client: str
+    kind: MeterKind
+    minute: int
+
+    def __str__(self) -> str:
+        if self.kind not in METER_KINDS:
+            raise ValueError(f"kind must be one of {', '.join(METER_KINDS)}, not {self.kind!r}")
+        if not 0 <= self.minute < MAX_MINUTE:
+            raise ValueError(f"minute must be 0 or more and under {MAX_MINUTE}, not {self.minute}")
+        return f"llm.meter.{token('client', self.client)}.{self.kind}.{self.minute}"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """`llm.open.<client>.<rid>`: the place that a request takes while it has no reply, and the money it may cost."""
+
+    client: str
+    rid: str
+
+    def __str__(self) -> str:
+        return f"llm.open.{token('client', self.client)}.{token('request id', self.rid)}"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeCall:
     """`llm.node.<node>.<verb>`: a running node is asked how it is, or told something; captured by no stream."""
 
@@ -165,7 +196,7 @@ class Dead:
 
 HEALTH: Final = HealthCall()
 
-Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | NodeCall | HealthCall | Dead
+Address = Request | Ask | Work | Outcome | Reply | Chunk | Event | Cancel | Meter | Open | NodeCall | HealthCall | Dead
 
 
 def parse(subject: str) -> Address | None:
@@ -193,9 +224,21 @@ def _work(parts: list[str]) -> Work | None:
 
 def _chunk(parts: list[str]) -> Chunk | None:
     match parts:
-        case [client, rid, n] if n.isascii() and n.isdigit() and str(int(n)) == n and int(n) < MAX_CHUNK:
+        case [client, rid, n] if _is_number(n, MAX_CHUNK):
             return Chunk(client, rid, int(n))
     return None
+
+
+def _meter(parts: list[str]) -> Meter | None:
+    match parts:
+        case [client, ("requests" | "tokens") as kind, minute] if _is_number(minute, MAX_MINUTE):
+            return Meter(client, kind, int(minute))
+    return None
+
+
+def _is_number(text: str, below: int) -> bool:
+    """In its one spelling."""
+    return text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < below
 
 
 def _event(parts: list[str]) -> Event | None:
@@ -223,6 +266,8 @@ _READERS: Final[dict[str, Callable[[list[str]], Address | None]]] = {
     "chunk": _chunk,
     "evt": _event,
     "cancel": lambda p: Cancel(*p) if len(p) == 2 else None,
+    "meter": _meter,
+    "open": lambda p: Open(*p) if len(p) == 2 else None,
     "node": _node_call,
     "dead": lambda p: Dead(*p) if len(p) == 1 else None,
 }

@@ -22,9 +22,12 @@ CHUNKS: Final = "LLM_CHUNKS"
 EVENTS: Final = "LLM_EVENTS"
 CANCELS: Final = "LLM_CANCELS"
 DEAD: Final = "LLM_DEAD"
+METERS: Final = "LLM_METERS"
+OPEN: Final = "LLM_OPEN"
 
 NODES_BUCKET: Final = "llm_nodes"
 POLICY_BUCKET: Final = "llm_policy"
+KEYS_BUCKET: Final = "llm_keys"
 
 ROUTER: Final = "router"
 """The reserved node name of requests that wait: work addressed to it is decided anew."""
@@ -45,6 +48,10 @@ class StreamSpec:
     write_once: bool = False
     deny_change: bool = False
     schedules: bool = False
+    counters: bool = False
+    """Each subject holds a sum."""
+    ttls: bool = False
+    """A message may say itself how long it lives."""
     max_msg_bytes: int = 8 * MIB
 
 
@@ -103,11 +110,21 @@ STREAMS: Final[tuple[StreamSpec, ...]] = (
     ),
     StreamSpec(CANCELS, ("llm.cancel.*.*",), "cancellations", 16 * MIB, 30 * MINUTE, discard="old"),
     StreamSpec(DEAD, ("llm.dead.*",), "poison and unparseable messages", 256 * MIB, 30 * DAY, discard="old"),
+    # What these two hold is worth nothing after a restart of the broker: minutes pass, and whoever waited asks again.
+    StreamSpec(
+        METERS, ("llm.meter.*.*.*",), "what clients used, by the minute", 16 * MIB, 5 * MINUTE, "memory",
+        discard="old", counters=True,
+    ),
+    StreamSpec(
+        OPEN, ("llm.open.*.*",), "requests of limited clients that have no reply", 64 * MIB, 60 * MINUTE, "memory",
+        write_once=True, ttls=True,
+    ),
 )  # fmt: skip
 
 BUCKETS: Final[tuple[BucketSpec, ...]] = (
     BucketSpec(NODES_BUCKET, "heartbeats of the nodes", history=1, ttl_s=15),
     BucketSpec(POLICY_BUCKET, "the policy, every revision", history=64),
+    BucketSpec(KEYS_BUCKET, "clients of the HTTP edge: digests of their keys, and their limits", history=1),
 )
 
 DISPATCHER: Final = ConsumerSpec(REQUESTS, "router", "llm.req.>")

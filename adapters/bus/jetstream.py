@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 
 import nats.errors
 import structlog
@@ -125,17 +125,18 @@ class JetStreamBus:
         return await self._direct(stream, {"seq": seq})
 
     async def read(
-        self, stream: str, subject: str = ">", *, start_seq: int = 1, batch: int = READ_BATCH
-    ) -> AsyncIterator[Letter]:
-        seq = start_seq
+        self, stream: str, subject: str = ">", *, start_seq: int = 1, since_ms: int | None = None,
+        batch: int = READ_BATCH,
+    ) -> AsyncIterator[Letter]:  # fmt: skip
+        """With `since_ms`, from that broker time on; `batch` are asked for at a time."""
+        start: dict[str, object] = {"seq": start_seq} if since_ms is None else {"start_time": _rfc3339(since_ms)}
         while True:
-            ask = {"seq": seq, "next_by_subj": subject, "batch": batch}
-            letters, pending = await self._direct_batch(stream, ask)
+            letters, pending = await self._direct_batch(stream, {**start, "next_by_subj": subject, "batch": batch})
             for letter in letters:
                 yield letter
             if not pending or not letters:
                 return
-            seq = letters[-1].seq + 1
+            start = {"seq": letters[-1].seq + 1}
 
     async def count(self, stream: str, subject: str, start_seq: int = 1) -> int:
         """How many messages of a subject lie there from a sequence on."""
@@ -225,6 +226,10 @@ class JetStreamBus:
             if not self.client.is_closed:
                 await sub.unsubscribe()
         return letters, int((msg.headers or {}).get("Nats-Num-Pending", "0"))
+
+
+def _rfc3339(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat()
 
 
 def _letter(msg: Msg) -> Letter | None:

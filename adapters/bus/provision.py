@@ -66,12 +66,14 @@ def stream_config(spec: StreamSpec) -> Config:
         "max_bytes": spec.max_bytes,
         "max_msg_size": spec.max_msg_bytes,
         "duplicate_window": int(spec.duplicate_window_s * NANO),
-        "max_msgs_per_subject": 1 if spec.write_once else -1,
+        "max_msgs_per_subject": 1 if spec.write_once or spec.counters else -1,
         "discard_new_per_subject": spec.write_once,
         "deny_delete": spec.deny_change,
         "deny_purge": spec.deny_change,
         "allow_direct": True,
         "allow_msg_schedules": spec.schedules,
+        "allow_msg_counter": spec.counters,
+        "allow_msg_ttl": spec.ttls,
         "num_replicas": 1,
     }
 

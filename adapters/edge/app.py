@@ -23,6 +23,8 @@ from adapters.edge.door import Door, Shape
 from adapters.edge.exchange import exchange, refused, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
 from adapters.edge.openai_embeddings import Embeddings, EmbeddingsRequest
+from adapters.edge.openai_models import get_model, list_models
+from adapters.edge.openai_responses import ResponseRequest, Responses
 from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
 from adapters.edge.requests_door import requests_door
@@ -46,6 +48,9 @@ def create_app(edge: Edge) -> FastAPI:
     _on(app, edge, "POST", "/v1/messages/count_tokens", count_tokens, "Anthropic", MessagesRequest)
     _on(app, edge, "GET", "/", _greeting, "About")
     _on(app, edge, "HEAD", "/", _greeting, "About")
+    _post(app, edge, "/v1/responses", Responses(), ResponseRequest, "OpenAI")
+    _on(app, edge, "GET", "/v1/models", list_models, "OpenAI")
+    _on(app, edge, "GET", "/v1/models/{model:path}", get_model, "OpenAI")
     app.exception_handler(HTTPException)(_no_such_door)
     app.exception_handler(RequestValidationError)(_bad_query)
     app.exception_handler(RequestFailedError)(_refused)

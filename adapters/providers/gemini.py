@@ -119,7 +119,9 @@ def _path(backend: str) -> str:
 def embed_body(name: str, chat: Chat) -> dict[str, Any]:
     """What `:batchEmbedContents` is sent."""
     every = {"model": f"models/{name.removeprefix('models/')}", **dimensions(chat, "outputDimensionality")}
-    return {"requests": [{**every, "content": {"parts": [{"text": text}]}} for text in chat.embed or ()]}
+    return {
+        "requests": [{**every, "content": {"role": "user", "parts": [{"text": text}]}} for text in chat.embed or ()]
+    }
 
 
 def _made(said: _Embedded) -> Made:

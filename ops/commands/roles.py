@@ -62,17 +62,24 @@ def node(
 def edge(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 is a free one.")] = 8484,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Serve only who shows a key, on this machine too: see `llmbus key`.")
+    ] = False,
+    behind_tls: Annotated[
+        bool, typer.Option("--behind-tls", help="Something in front of it speaks TLS, and only that can reach it.")
+    ] = False,
     nats_url: NatsUrl = DEFAULT_URL,
     supervised: Supervised = False,
 ) -> None:
     """Run an HTTP edge in the foreground: the doors for clients of OpenAI and Anthropic, and plain HTTP.
 
-    Any number of them share the clients. Ctrl-C or SIGTERM ends it, with the answers under way finished.
+    Any number of them share the clients. To be reached from other machines it needs keys, and `--behind-tls`. Ctrl-C or
+    SIGTERM ends it, with the answers under way finished.
     """
     _without_rich()
     from ops.edge import edge as serving
 
-    _run(lambda url: serving(url, host=host, port=port), nats_url, supervised)
+    _run(lambda url: serving(url, host=host, port=port, keys=keys, behind_tls=behind_tls), nats_url, supervised)
 
 
 def _without_rich() -> None:

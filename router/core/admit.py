@@ -3,6 +3,7 @@
 Whatever arrives, it gets a client and a request id that are tokens, so that it can be answered.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Asked:
     unreadable: bool = False
     """True when not even a body could be made out: it is a dead letter too."""
     traceparent: str | None = None
+    models: frozenset[str] | None = None
+    """The only ones that may answer; None: any."""
 
 
 def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, limits: Limits) -> Asked:
@@ -66,6 +69,9 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
     refusal = refusal or wrong
     if request is not None and request.agent is None and (agent := headers.get(h.AGENT)):
         request = request.model_copy(update={"agent": agent})
+    if request is not None and (budget := headers.get(h.BUDGET_USD)) is not None:
+        within = _within_budget(request, budget)
+        request, refusal = (request, refusal or within) if isinstance(within, Refuse) else (within, refusal)
     return Asked(
         client=client,
         rid=rid,
@@ -75,6 +81,7 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
         request=None if refusal else request,
         refusal=refusal,
         unreadable=unreadable,
+        models=None if (models := headers.get(h.ALLOWED_MODELS)) is None else frozenset(models.split(",")),
         traceparent=trace if _TRACEPARENT.match(trace := headers.get(h.TRACEPARENT, "")) else None,
     )
 
@@ -90,6 +97,19 @@ def _read(body: bytes) -> LlmRequest:
     except UnicodeDecodeError as error:
         raise ValueError(f"the body is neither JSON nor UTF-8 text: {error.reason} at byte {error.start}") from None
     return LlmRequest(prompt=text)
+
+
+def _within_budget(request: LlmRequest, budget: str) -> LlmRequest | Refuse:
+    """The request with the lower of two bounds: its own, and that of who let it in."""
+    try:
+        usd = float(budget)
+    except ValueError:
+        usd = math.nan
+    if not 0 <= usd < math.inf:
+        return _refuse(f"the header {h.BUDGET_USD} must be a number of US dollars, 0 or more")
+    own = request.constraints.max_cost_usd
+    bound = request.constraints.model_copy(update={"max_cost_usd": usd if own is None else min(own, usd)})
+    return request.model_copy(update={"constraints": bound})
 
 
 def _is_json(body: bytes) -> bool:

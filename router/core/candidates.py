@@ -61,8 +61,11 @@ def _size(request: LlmRequest, tokens_in: int) -> Size:
     return Size(tokens_in + (wished or 0), tokens_in, wished or TYPICAL_TOKENS_OUT)
 
 
-def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World) -> Plan:
-    """The route's models by strategy, then its fallback chain in the chain's order."""
+def plan(
+    request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, world: World,
+    allowed: frozenset[str] | None = None,
+) -> Plan:  # fmt: skip
+    """The route's models by strategy, then its fallback chain in the chain's order. None but `allowed` models."""
     size = _size(request, tokens_in)
     options: list[Option] = []
     considered: list[Candidate] = []
@@ -71,8 +74,10 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     for position, name in enumerate((*chosen.models, *chain)):
         model = policy.models[name]
         for node in model.nodes:
-            why = _unable(request, model, size) or node_unable(
-                world.nodes.get(node), name, world.as_of_ms, policy.limits
+            why = (
+                _forbidden(name, allowed)
+                or _unable(request, model, size)
+                or node_unable(world.nodes.get(node), name, world.as_of_ms, policy.limits)
             )
             if why is not None:
                 considered.append(Candidate(node=node, model=name, passed_over=why))
@@ -102,7 +107,7 @@ def plan(request: LlmRequest, chosen: Chosen, tokens_in: int, policy: Policy, wo
     # Who cannot take it now may be back when everybody else has failed.
     late = [target_of(name, policy.models[name], node) for name, node, _ in absent]
     targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
-    extra = _only_after(request, chosen, size, policy) if able and request.embed is None else ()
+    extra = _only_after(request, chosen, size, policy, allowed) if able and request.embed is None else ()
     return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
 
 
@@ -120,6 +125,10 @@ def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits
     if state.breaker == "half_open" or (state.breaker == "open" and as_of_ms < (state.open_until_ms or 0)):
         return "breaker_open"
     return "overloaded" if state.waiting >= limits.max_waiting else None
+
+
+def _forbidden(name: str, allowed: frozenset[str] | None) -> PassedOver | None:
+    return None if allowed is None or name in allowed else "forbidden"
 
 
 def _unable(request: LlmRequest, model: Model, size: Size) -> PassedOver | None:
@@ -177,13 +186,17 @@ def target_of(name: str, model: Model, node: str) -> Target:
     )
 
 
-def _only_after(request: LlmRequest, chosen: Chosen, size: Size, policy: Policy) -> tuple[Target, ...]:
+def _only_after(
+    request: LlmRequest, chosen: Chosen, size: Size, policy: Policy, allowed: frozenset[str] | None
+) -> tuple[Target, ...]:
     """The chains that are named after a failure: they are followed after that failure only, before any other."""
     return tuple(
         target_of(name, policy.models[name], node).model_copy(update={"only_after": kind})
         for kind in policy.failure_chains
         for name in policy.fallbacks[kind]
-        if name not in chosen.models and _unable(request, policy.models[name], size) is None
+        if name not in chosen.models
+        and _forbidden(name, allowed) is None
+        and _unable(request, policy.models[name], size) is None
         for node in policy.models[name].nodes
     )
 

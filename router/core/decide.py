@@ -48,7 +48,9 @@ def decide(asked: Asked, world: World, policy: Policy) -> Ruling:
     chosen = choose_route(request, asked.capability, policy, tokens_in)
     if isinstance(chosen, Refuse):
         return Ruling(Decision(choice=chosen, stage="task", urgency=request.urgency, findings=findings))
-    found = plan(request, chosen, tokens_in, policy, world)
+    if refusal := _not_theirs(chosen, asked.models):
+        return Ruling(Decision(choice=refusal, stage="task", urgency=request.urgency, findings=findings))
+    found = plan(request, chosen, tokens_in, policy, world, asked.models)
     decision = _place(request, chosen, found, findings, tokens_in, policy, world)
     return Ruling(decision, chat if screened == texts else redacted(chat, texts, screened))
 
@@ -111,7 +113,7 @@ def _nobody(request: LlmRequest, found: Plan, tokens_in: int, policy: Policy, wo
     if found.may_come:
         message = f"no node can take it now: {reasons}"
         return Refuse(error=ErrorType.OVERLOADED, message=message, retry_after_ms=RETRY_AFTER_MS)
-    if all(candidate.passed_over == "too_expensive" for candidate in found.considered):
+    if all(candidate.passed_over in ("too_expensive", "forbidden") for candidate in found.considered):
         return Refuse(error=ErrorType.BUDGET_EXCEEDED, message=f"the budget allows none of: {reasons}")
     if all(candidate.passed_over == "context_too_long" for candidate in found.considered):
         return Refuse(error=ErrorType.BAD_REQUEST, message=f"{_too_long(request, found, tokens_in, policy)}: {reasons}")
@@ -156,6 +158,16 @@ def _too_late(request: LlmRequest, world: World) -> Refuse | None:
         error=ErrorType.DEADLINE_EXCEEDED,
         message=f"its deadline of {request.deadline_ms} ms had passed {late_ms} ms before it could be decided",
     )
+
+
+def _not_theirs(chosen: Chosen, allowed: frozenset[str] | None) -> Refuse | None:
+    """Fallbacks alone do not make up for a route none of whose models is the client's to use."""
+    if allowed is None or any(name in allowed for name in chosen.models):
+        return None
+    message = (
+        f"{chosen.route} leads to {', '.join(chosen.models)}, and this client may use {', '.join(sorted(allowed))}"
+    )
+    return Refuse(error=ErrorType.FORBIDDEN, message=message)
 
 
 def _called_off(world: World) -> Refuse | None:

@@ -100,6 +100,18 @@ async def test_the_traceparent_comes_back() -> None:
         assert msg.headers[h.TRACEPARENT] == trace
 
 
+async def test_a_request_sent_again_is_told_its_stored_answer_without_another_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker drops what it knows, and then no router repeats the answer."""
+    monkeypatch.setattr("adapters.mailbox.LOOK_AGAIN_S", 600)
+    async with inside() as whole:
+        first = await whole.client.ask(KOREAN, request_id="twice")
+        await stored(whole, "twice")
+        async with asyncio.timeout(30):
+            assert await whole.client.ask(KOREAN, request_id="twice") == first
+
+
 async def test_submit_now_fetch_later_from_another_process() -> None:
     async with inside() as whole:
         ticket = await whole.client.submit("later", capability="code")

@@ -242,6 +242,34 @@ def test_the_agent_of_the_header_is_the_agent_of_the_request() -> None:
     assert both.agent == "gm"
 
 
+@pytest.mark.parametrize(
+    ("own", "budget", "bound"),
+    [(None, "0.5", 0.5), (0.1, "0.5", 0.1), (0.9, "0.5", 0.5), (0.9, None, 0.9), (1, "0", 0)],
+)
+def test_the_lower_of_two_budgets_holds_and_the_request_is_the_same(
+    own: float | None, budget: str | None, bound: float
+) -> None:
+    body = {"prompt": "안녕", "constraints": {} if own is None else {"max_cost_usd": own}}
+    result = asked(body) if budget is None else asked(body, Llm_Budget_Usd=budget)
+    assert result.request is not None
+    assert result.request.constraints.max_cost_usd == bound
+    assert result.request_hash == asked(body).request_hash
+
+
+@pytest.mark.parametrize("budget", ["", "much", "-1", "nan", "inf", "1e999", "0x1"])
+def test_a_budget_that_is_none_is_refused(budget: str) -> None:
+    result = asked({"prompt": "x"}, Llm_Budget_Usd=budget)
+    kind, message = refusal(result)
+    assert kind is ErrorType.BAD_REQUEST
+    assert h.BUDGET_USD in message
+    assert not result.unreadable
+
+
+def test_the_models_that_may_answer_come_with_the_request() -> None:
+    assert asked(b"x").models is None
+    assert asked(b"x", Llm_Allowed_Models="echo,spare").models == frozenset({"echo", "spare"})
+
+
 @pytest.mark.parametrize("wrong", [{"prompt": ""}, {"prompt": 5}, {"prompt": "x", "urgency": "now"}], ids=json.dumps)
 def test_a_refusal_is_addressed_to_the_names_that_stand_in_the_body(wrong: dict[str, Any]) -> None:
     result = asked({**wrong, "request_id": "r1", "agent": "npc-ai"})

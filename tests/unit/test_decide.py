@@ -42,6 +42,34 @@ def test_the_stages_object_in_their_order() -> None:
     assert decide(alone, world(policy), policy).decision.stage == "strategy"
 
 
+def allowed(policy: Policy, models: set[str], capability: str = "chat", /, **body: Any) -> Decision:
+    asked = replace(ask(capability, policy, **body), models=frozenset(models))
+    return decide(asked, world(policy), policy).decision
+
+
+def test_no_model_but_the_clients_own_is_a_target_or_a_fallback() -> None:
+    policy = small(fallbacks={"default": ["paid"], "context_too_long": ["paid"]})
+    assert {"paid@cloud"} < set(taken(ruled(policy, "plan")))
+    decision = allowed(policy, {"big", "tiny"}, "plan")
+    assert set(taken(decision)) == {"big@a", "big@b"}
+    assert [c.passed_over for c in decision.candidates if c.model == "paid"] == ["forbidden"]
+    assert set(taken(allowed(policy, {"tiny"}))) == {"tiny@b"}
+
+
+def test_a_route_to_other_models_only_is_forbidden_whatever_stands_behind_it() -> None:
+    policy = small(fallbacks={"default": ["paid"]})
+    assert refused(allowed(policy, {"paid"}, "plan")) is ErrorType.FORBIDDEN
+    assert refused(allowed(policy, {"paid"}, model="big")) is ErrorType.FORBIDDEN
+    assert refused(allowed(policy, set())) is ErrorType.FORBIDDEN
+
+
+def test_what_is_too_expensive_or_forbidden_has_no_budget() -> None:
+    policy = small()
+    poor: dict[str, Any] = {"constraints": {"max_cost_usd": 0}}
+    assert set(taken(allowed(policy, {"paid", "tiny"}, **poor))) == {"tiny@b"}
+    assert refused(allowed(policy, {"paid"}, **poor)) is ErrorType.BUDGET_EXCEEDED
+
+
 @pytest.mark.parametrize(
     ("reason", "node", "body"),
     [

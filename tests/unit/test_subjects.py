@@ -15,7 +15,9 @@ from subjects import (
     Event,
     HealthCall,
     InvalidTokenError,
+    Meter,
     NodeCall,
+    Open,
     Outcome,
     Reply,
     Request,
@@ -24,7 +26,7 @@ from subjects import (
     parse,
     token,
 )
-from subjects.grammar import EVENT_KINDS, MAX_CHUNK, NODE_VERBS, URGENCIES
+from subjects.grammar import EVENT_KINDS, MAX_CHUNK, MAX_MINUTE, METER_KINDS, NODE_VERBS, URGENCIES
 from subjects.streams import DISPATCHER, ROUTER, SETTLER, STREAMS, WAITERS, work_consumer
 
 TOKEN = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -37,13 +39,16 @@ ADDRESS: st.SearchStrategy[Address] = st.one_of(
     st.builds(Chunk, TOKEN, TOKEN, st.integers(0, MAX_CHUNK - 1)),
     st.builds(Event, TOKEN, TOKEN, st.sampled_from(EVENT_KINDS)),
     st.builds(Cancel, TOKEN, TOKEN),
+    st.builds(Meter, TOKEN, st.sampled_from(METER_KINDS), st.integers(0, MAX_MINUTE - 1)),
+    st.builds(Open, TOKEN, TOKEN),
     st.builds(NodeCall, TOKEN, st.sampled_from(NODE_VERBS)),
     st.builds(HealthCall),
     st.builds(Dead, TOKEN),
 )
 NEARLY = st.lists(
     st.sampled_from(["llm", "req", "ask", "work", "out", "res", "chunk", "evt", "cancel", "dead", "node", "drain",
-                     "health", "normal", "decided", "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"])
+                     "health", "meter", "tokens", "open",
+                     "normal", "decided", "0", "1", "01", "a", "", "*", ">", " ", "한국어", "a\n", "٣"])
     | TOKEN,
     max_size=7,
 ).map(".".join)  # fmt: skip
@@ -99,6 +104,9 @@ BUILDERS: tuple[Callable[[str], Address], ...] = (
     lambda x: Event("c", x, "decided"),
     lambda x: Cancel(x, "r"),
     lambda x: Cancel("c", x),
+    lambda x: Meter(x, "tokens", 0),
+    lambda x: Open(x, "r"),
+    lambda x: Open("c", x),
     lambda x: NodeCall(x, "health"),
     Dead,
 )
@@ -170,8 +178,9 @@ def test_a_chunk_number_has_bounds(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", ["01", "+1", "1_0", "٣", "-0", "1" * 5000])
-def test_a_chunk_number_has_one_spelling(n: str) -> None:
+def test_a_number_has_one_spelling(n: str) -> None:
     assert parse(f"llm.chunk.c.r.{n}") is None
+    assert parse(f"llm.meter.c.tokens.{n}") is None
 
 
 def test_urgency_event_kind_and_verb_are_closed_lists() -> None:
@@ -181,6 +190,11 @@ def test_urgency_event_kind_and_verb_are_closed_lists() -> None:
         str(Event("c", "r", "guessed"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="verb"):
         str(NodeCall("n", "explode"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="kind"):
+        str(Meter("c", "dollars", 0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="minute"):
+        str(Meter("c", "tokens", MAX_MINUTE))
+    assert parse("llm.meter.c.dollars.0") is None
     assert parse("llm.node.n.explode") is None
     assert parse("llm.work.n.m.decide.r") is None
     assert parse("llm.evt.c.r.guessed") is None

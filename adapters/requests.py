@@ -151,7 +151,7 @@ class BusRequests:
                 async for item in items:
                     yield item if isinstance(item, Chunk) else Reply.decode(item.data)
             except (BusError, TimeoutError) as error:
-                raise _away(rid, f"its reply cannot be had: {error or 'none came'}", unknown=False) from None
+                raise _away(rid, f"its reply cannot be had: {str(error) or 'none came'}", unknown=False) from None
 
     async def withdraw(self, client: str, rid: str) -> None:
         """One of its callers has hung up. It is still counted."""

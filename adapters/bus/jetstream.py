@@ -101,8 +101,8 @@ class JetStreamBus:
             on_message(msg.subject, msg.data, msg.headers or NO_HEADERS)
 
         sub = await self.client.subscribe(subject, cb=received)
-        await self.fence()
         try:
+            await self.fence()
             yield
         finally:
             if not self.client.is_closed:

@@ -41,6 +41,9 @@ BODY_S: Final = 30.0
 BOM: Final = b"\xef\xbb\xbf"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 """W3C trace context; anything else is dropped."""
+EVENT_IDS: Final = "x-llm-event-ids"
+"""Whoever sends `true` has in each event of a stream where it stands, and can go on behind it at another edge. Asked
+for, because some clients read nothing but lines of data."""
 _RESERVED = re.compile(r"seq-[0-9]+\Z")
 
 
@@ -85,7 +88,7 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
         submitted = await admitted(edge, submission(asked, client, rid, request.headers))
         wait_s = respond_async(",".join(request.headers.getlist("prefer")))
         if wait_s is None:
-            return Answering(edge, door, asked, submitted)
+            return Answering(edge, door, asked, submitted, placed=request.headers.get(EVENT_IDS) == "true")
         return await accepted(edge, door, asked, submitted, wait_s)
     except RequestFailedError as refusal:
         return failed(edge, door, refusal.error, refusal.reply)
@@ -212,8 +215,9 @@ def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) 
 class Answering(Response):
     """The answer to an admitted request, whole or as a stream, while its caller listens."""
 
-    def __init__(self, edge: Edge, door: Door, asked: Asked, submission: Submission) -> None:
+    def __init__(self, edge: Edge, door: Door, asked: Asked, submission: Submission, *, placed: bool = False) -> None:
         super().__init__()
+        self._placed = placed
         self._edge = edge
         self._door = door
         self._asked = asked
@@ -282,7 +286,8 @@ class Answering(Response):
                 await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                await line.write(self._speech.piece(piece))
+                at = f"id: {item.attempt_id}:{item.n}\n".encode() if self._placed else b""
+                await line.write(at + self._speech.piece(piece))
 
     async def _finish(self, line: Line, told: Told, reply: Reply) -> None:
         if reply.error is not None:

@@ -114,6 +114,7 @@ def test_the_request_in_ollamas_words() -> None:
 def test_how_long_a_model_may_think(effort: str, think: Any) -> None:
     assert request_body(MODEL, Backend(), call(reasoning_effort=effort).chat)["think"] == think
     assert "think" not in request_body(MODEL, Backend(), call().chat)
+    assert "think" not in request_body(MODEL, Backend(), call(reasoning_effort="auto").chat)
 
 
 async def test_the_recording_and_the_request_are_what_the_vendors_own_client_reads_and_writes() -> None:

@@ -44,16 +44,16 @@ def test_results_of_tools_come_first_and_their_images_after_them() -> None:
         {"type": "tool_result", "tool_use_id": "b", "content": [{"type": "text", "text": "없다"}], "is_error": True},
         {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "image", "source": PNG}]},
         {"type": "tool_result", "tool_use_id": "d"},
-        {"type": "tool_result", "tool_use_id": "e", "content": [{"type": "document", "source": {"type": "base64"}}]},
+        {"type": "tool_result", "tool_use_id": "e", "content": [{"type": "tool_reference", "tool_name": "clock"}]},
         {"type": "text", "text": "이제는?"},
     ]
     *told, last = turns(None, [{"role": "user", "content": results}])
     assert [(turn["role"], turn["tool_call_id"], turn["content"]) for turn in told] == [
         ("tool", "a", "맑음"),
         ("tool", "b", "Error: 없다"),
-        ("tool", "c", "[see the image below]"),
+        ("tool", "c", "[see below]"),
         ("tool", "d", ""),
-        ("tool", "e", "[document left out: only texts and images are taken]"),
+        ("tool", "e", "[tool_reference left out: it is neither text nor image nor document]"),
     ]
     assert last == {"role": "user", "content": [PICTURE, {"type": "text", "text": "이제는?"}]}
 
@@ -86,6 +86,10 @@ def test_an_earlier_answer_keeps_its_calls_and_of_its_thinking_what_is_signed() 
         (
             {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "본문"}},
             {"type": "text", "text": "본문"},
+        ),
+        (
+            {"type": "document", "source": {**PNG, "media_type": "application/pdf"}, "title": "항만.pdf"},
+            {"type": "file", "file": {"file_data": "data:application/pdf;base64,iVBORw0KGgo=", "filename": "항만.pdf"}},
         ),
         (
             {"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "찾음"}]},

@@ -18,27 +18,32 @@ PLAIN: Any = {"model": "auto", "max_tokens": 99, "messages": ASKED}
 TOO_LONG = "prompt is too long: 210000 tokens > 200000 maximum"
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
-    [
+async def test_an_upstream_of_the_dialect_refuses_in_its_own_words() -> None:
+    refusals: list[tuple[int, dict[str, Any], type[anthropic.APIStatusError]]] = [
         (400, error("invalid_request_error", TOO_LONG), anthropic.BadRequestError),
-        (400, error("invalid_request_error", "잘못된 요청: " + "가" * 1_000), anthropic.BadRequestError),
+        (400, error("invalid_request_error", "잘못된 요청: " + "가" * 3_000), anthropic.BadRequestError),
         (413, error("request_too_large", "Request exceeds the maximum size"), anthropic.RequestTooLargeError),
         (429, error("rate_limit_error", "slow down"), anthropic.RateLimitError),
-    ],
-)
-async def test_an_upstream_of_the_dialect_refuses_in_its_own_words(
-    status: int, body: dict[str, Any], expected: type[anthropic.APIStatusError]
-) -> None:
-    said = json.dumps(body, ensure_ascii=False).encode()
+    ]
     async with upstreams(speaking_anthropic) as up, edge_on(up.bus.url) as http, client(http.base_url) as sdk:
-        up.primary.script = refusing(status, said, Retry_After="3600")
-        for stream in (False, True):
-            with pytest.raises(expected) as caught:
-                await sdk.messages.create(**PLAIN, stream=stream)
-            assert (caught.value.status_code, caught.value.response.content) == (status, said)
-            assert caught.value.response.headers["retry-after"] == "3600"
-            assert caught.value.request_id
+        for status, body, expected in refusals:
+            said = json.dumps(body, ensure_ascii=False).encode()
+            up.primary.script = refusing(status, said, Retry_After="3600")
+            for stream in (False, True):
+                with pytest.raises(expected) as caught:
+                    await sdk.messages.create(**PLAIN, stream=stream)
+                assert (caught.value.status_code, caught.value.response.content) == (status, said)
+                assert caught.value.response.headers["retry-after"] == "3600"
+                assert caught.value.request_id
+
+
+async def test_a_refusal_longer_than_is_kept_is_told_in_ours_with_its_beginning() -> None:
+    said = error("invalid_request_error", "tools.0: " + "x" * 20_000)
+    async with upstreams(speaking_anthropic) as up, edge_on(up.bus.url) as http, client(http.base_url) as sdk:
+        up.primary.script = refusing(400, said)
+        with pytest.raises(anthropic.BadRequestError, match=r"tools\.0: xxx") as caught:
+            await sdk.messages.create(**PLAIN)
+        assert caught.value.response.json()["error"]["llm"]["type"] == "bad_request"
 
 
 async def test_a_refusal_of_our_key_is_none_of_the_callers() -> None:

@@ -25,7 +25,7 @@ KEPT_S: Final = 2 * 3600
 THINK: Final[Mapping[ReasoningEffort | None, bool | str]] = {
     "none": False, "low": "low", "medium": "medium", "high": "high",
 }  # fmt: skip
-"""A model that cannot think refuses to be told to."""
+CANNOT_THINK: Final = "does not support thinking"
 
 
 class _Function(Wire):
@@ -72,7 +72,17 @@ class Ollama:
             404: f"run `ollama pull {call.backend}` there",
             403: "it refuses this host name: use its IP address, or let it listen with OLLAMA_HOST=0.0.0.0",
         }
-        return await self._upstream.stream("/api/chat", body, call, _OllamaReading(progress), remedies=remedies)
+
+        async def ask() -> Answer:
+            return await self._upstream.stream("/api/chat", body, call, _OllamaReading(progress), remedies=remedies)
+
+        try:
+            return await ask()
+        except AttemptError as error:
+            if not body.get("think") or CANNOT_THINK not in (error.failure.upstream or ""):
+                raise
+        del body["think"]
+        return await ask()
 
     async def probe(self) -> dict[str, str | None]:
         on_disk = await self._upstream.listed("/api/tags", "models", "name")

@@ -178,7 +178,7 @@ class Upstream:
             async with asyncio.timeout(REFUSAL_S):
                 async for data in response.aiter_bytes():
                     body += data
-                    if len(body) > 2 * UPSTREAM_CHARS:
+                    if len(body) > 4 * UPSTREAM_CHARS:
                         break
         except (TimeoutError, httpx.HTTPError):
             pass  # the status is there

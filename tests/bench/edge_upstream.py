@@ -1,9 +1,9 @@
 """The upstream of the edge's benchmark: OpenAI's chat completions from a process of its own, as fast as Python can.
 
-    POST /<delay_ms>-<gap_ms>/...   50 tokens after the delay: one JSON object, or with `"stream": true` 50 events, so far
-                                    apart, or all in one write
+POST /<delay_ms>-<gap_ms>/...   50 tokens after the delay: one JSON object, or with `"stream": true` 50 events, so far
+                                apart, or all in one write
 
-    python -m tests.bench.edge_upstream     prints its port
+python -m tests.bench.edge_upstream     prints its port
 """
 
 import asyncio

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Final
 
 from adapters.bus import JetStreamBus
 from adapters.client import Ticket, await_reply, submit_body
 from adapters.edge.ports import Pending, Submission
 from adapters.mailbox import Heard, Mailbox
-from adapters.streaming import Feed, feed
+from adapters.streaming import Feed, Pieces
 from router.errors import BusError, RequestFailedError
 from schemas.chunk import Chunk
 from schemas.failure import ErrorType
@@ -54,11 +54,13 @@ class BusRequests:
     @asynccontextmanager
     async def opened(self, submission: Submission) -> AsyncIterator[Pending]:
         client, rid = submission.client, submission.rid
-        async with AsyncExitStack() as stack:
+        pieces = Feed(self._bus, client, rid, Pieces()) if submission.stream else None
+        with ExitStack() as stack:
             async with self._in_time(rid):
-                await self._mailbox.open(client)
+                await self._mailbox.open(client, pieces=submission.stream)
                 heard = stack.enter_context(self._mailbox.expecting(client, rid))
-                pieces = await stack.enter_async_context(feed(self._bus, client, rid)) if submission.stream else None
+                if pieces is not None:
+                    stack.enter_context(self._mailbox.hearing(client, rid, pieces.hear))
                 ticket = await self._submit(submission)
             yield BusPending(self._mailbox, heard, ticket, pieces)
 

@@ -264,7 +264,8 @@ class Answering(Response):
                 words = "the attempt that was answering broke off; the whole answer can be fetched once it is there"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
             if has_content(item):
-                await out.begin(facts.of_chunk(self._rid, first or item))
+                if not out.begun:
+                    await out.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
                 await out.write(speech.piece(piece))

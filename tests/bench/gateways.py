@@ -114,11 +114,13 @@ async def llmbus(upstream_port: int, *, sync_interval: str = "always") -> AsyncI
     """Broker, router, node and edge, started side by side on a store that holds the policy already."""
     with tempfile.TemporaryDirectory(prefix="llmbus-bench-") as place:
         directory, port, http_port = Path(place), free_port(), free_port()
-        async with broker(directory, port=port, sync_interval=sync_interval) as server:
-            async with connect(server.url, name="bench") as nc:
-                await provision(nc)
-                store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
-                await store.apply(policy(upstream_port), "policy.yaml")
+        async with (
+            broker(directory, port=port, sync_interval=sync_interval) as server,
+            connect(server.url, name="bench") as nc,
+        ):
+            await provision(nc)
+            store = PolicyStore(await nc.jetstream().key_value(POLICY_BUCKET))
+            await store.apply(policy(upstream_port), "policy.yaml")
         begun_s = time.perf_counter()
         at = ("--nats-url", f"nats://127.0.0.1:{port}")
         command = str(BIN / "llmbus")

@@ -283,7 +283,8 @@ class Answering(Response):
                 words = f"the attempt that was answering broke off; the whole answer will be at {place(self._rid)}"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
             if told.follows(item) and has_content(item):
-                await line.begin(facts.of_chunk(self._rid, first or item))
+                if not line.begun:
+                    await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
                 at = f"id: {item.attempt_id}:{item.n}\n".encode() if self._placed else b""

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.bus import JetStreamBus
 from schemas import Chunk, Reply, ReplyMessage, Timings
+from schemas import headers as h
 from schemas.request import request_hash
 from schemas.work import AttemptRecord
 from subjects.streams import REQUESTS
@@ -26,22 +27,24 @@ class Asked:
     """A stream that was asked for; nobody answers it but the test."""
 
     bus: JetStreamBus
+    rid: str
     request_hash: str
     response: asyncio.Task[httpx.Response]
 
     async def piece(self, n: int, attempt: str = "1.1", text: str = "") -> None:
         model = f"model-{attempt[0]}" if n == 0 else None
-        chunk = Chunk(request_id="r1", attempt_id=attempt, n=n, text=text, model=model)
-        await self.bus.publish(f"llm.chunk.local.r1.{n}", chunk.encode())
+        chunk = Chunk(request_id=self.rid, attempt_id=attempt, n=n, text=text, model=model)
+        await self.bus.publish(f"llm.chunk.local.{self.rid}.{n}", chunk.encode())
 
     async def end(self, attempt: str, text: str) -> list[Any]:
         """All that was said, once there is a reply of that attempt."""
         record = AttemptRecord(attempt_id=attempt, node="bench", model="echo", provider="loopback")
         reply = Reply(
-            request_id="r1", client="local", request_hash=self.request_hash, status="ok", model=f"model-{attempt[0]}",
+            request_id=self.rid, client="local", request_hash=self.request_hash, status="ok",
+            model=f"model-{attempt[0]}",
             message=ReplyMessage(content=text), finish_reason="stop", timings=Timings(total_ms=1), attempts=(record,),
         )  # fmt: skip
-        await self.bus.publish("llm.res.local.r1", reply.encode(), headers=reply.headers())
+        await self.bus.publish(f"llm.res.local.{self.rid}", reply.encode(), headers=reply.headers())
         return events(await self.response)
 
 
@@ -49,12 +52,12 @@ class Asked:
 async def asked() -> AsyncIterator[Asked]:
     body = {"model": "auto", "messages": [{"role": "user", "content": "항구를 묘사해 줘"}], "stream": True}
     async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http, asyncio.TaskGroup() as tasks:
-        headers = {"idempotency-key": "r1"}
-        asking = tasks.create_task(http.post("/v1/chat/completions", json=body, headers=headers))
+        asking = tasks.create_task(http.post("/v1/chat/completions", json=body))
         async with asyncio.timeout(10):
             while not (stored := [each async for each in whole.bus.read(REQUESTS, "llm.req.chat.>", start_seq=1)]):
                 await asyncio.sleep(0.01)
-        yield Asked(whole.bus, request_hash("chat", stored[0].data), asking)
+        (letter,) = stored
+        yield Asked(whole.bus, letter.headers[h.REQUEST_ID], request_hash("chat", letter.data), asking)
 
 
 def events(response: httpx.Response) -> list[Any]:
@@ -97,12 +100,12 @@ async def test_an_answer_that_does_not_continue_what_was_said_is_an_error(attemp
         assert (text(said), error["error"]["code"]) == ("안개 ", "upstream_interrupted")
 
 
-async def test_a_piece_lost_in_the_middle_is_not_passed_over_in_silence() -> None:
+async def test_a_piece_lost_in_the_middle_is_brought_by_the_reply_with_all_after_it() -> None:
     async with asked() as stream:
         await stream.piece(0, text="안개 ")
         await stream.piece(2, text="구")
-        *said, error = await stream.end("1.1", "안개 낀 항구")
-        assert (text(said), error["error"]["code"]) == ("안개 구", "upstream_interrupted")
+        *said, done = await stream.end("1.1", "안개 낀 항구")
+        assert (text(said), done) == ("안개 낀 항구", "[DONE]")
 
 
 async def test_last_pieces_that_were_lost_are_in_the_end() -> None:

@@ -54,7 +54,7 @@ def expected_tokens_out(chat: Chat) -> int:
     return 0 if chat.embed is not None else chat.max_tokens or TYPICAL_TOKENS_OUT
 
 
-def _size(request: LlmRequest, tokens_in: int) -> Size:
+def size_of(request: LlmRequest, tokens_in: int) -> Size:
     wished = request.preferences.max_tokens
     if request.embed is not None:  # each text is read for itself
         return Size(max(estimate_tokens((text,)) for text in request.embed), tokens_in, 0)
@@ -66,7 +66,7 @@ def plan(
     allowed: frozenset[str] | None = None,
 ) -> Plan:  # fmt: skip
     """The route's models by strategy, then its fallback chain in the chain's order. None but `allowed` models."""
-    size = _size(request, tokens_in)
+    size = size_of(request, tokens_in)
     options: list[Option] = []
     considered: list[Candidate] = []
     absent: list[tuple[str, str, PassedOver]] = []

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters import mailbox
 from adapters.bus import JetStreamBus
 from adapters.edge.prefer import preferences, respond_async
 from adapters.request_states import newest
@@ -111,8 +112,16 @@ def test_of_a_preference_that_is_given_twice_the_first_counts() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_the_same_key_and_request_is_the_same_answer_from_any_edge(stream: bool) -> None:
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
+async def test_the_same_key_and_request_is_the_same_answer_from_any_edge(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "LOOK_AGAIN_S", 600.0)  # nobody is to need that second look
+    async with (
+        asyncio.timeout(2 * SOON_S),
+        inside() as whole,
+        edge_on(whole.url) as http,
+        edge_on(whole.url) as another,
+    ):
         body = asked(stream=stream, pieces=5, piece_ms=10)
         twins = await asyncio.gather(*(each.post(CHAT, json=body, headers=key("k1")) for each in (http, another) * 3))
         later = await another.post(CHAT, json=body, headers=key("k1"))

@@ -269,6 +269,15 @@ async def test_a_lost_piece_is_told_with_the_end(missing: int) -> None:
         assert said((await soon(asking)).text) == "".join(words)
 
 
+async def test_pieces_of_another_request_under_the_same_id_are_not_told() -> None:
+    async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
+        asking = asyncio.create_task(http.post(CHAT, json=asked(stream=True), headers=key("taken")))
+        request = await submitted(whole)
+        await tell(whole, request, 0, "남의 말")
+        await reply(whole, request, "제 말")
+        assert said((await soon(asking)).text) == "제 말"
+
+
 async def test_what_is_not_the_beginning_of_the_answer_ends_with_an_error() -> None:
     async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
         asking = asyncio.create_task(http.post(CHAT, json=asked(stream=True)))

@@ -122,7 +122,7 @@ async def test_the_same_key_and_request_is_the_same_answer_from_any_edge(
         edge_on(whole.url) as http,
         edge_on(whole.url) as another,
     ):
-        body = asked(stream=stream, pieces=5, piece_ms=10)
+        body = asked(stream=stream, pieces=5)
         twins = await asyncio.gather(*(each.post(CHAT, json=body, headers=key("k1")) for each in (http, another) * 3))
         later = await another.post(CHAT, json=body, headers=key("k1"))
         await whole.bus.client.request(f"$JS.API.STREAM.PURGE.{CHUNKS}", b"")

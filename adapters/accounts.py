@@ -38,8 +38,8 @@ KEPT_MINUTES: Final = 35
 class Account:
     """One client's day, by UTC."""
 
-    link: Link
-    """The connection that it was heard on: another one may have missed something."""
+    link: Link | None
+    """The connection that all of it was heard on: another one may have missed something. None: not read yet."""
     day: int
     spent: Decimal = Decimal(0)
     booked: set[int] = field(default_factory=set)
@@ -69,7 +69,8 @@ class Accounts:
         self._bus = bus
         self._meters = meters
         self._accounts: dict[str, Account] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[Account | BusError]] = {}
+        self._tasks = asyncio.TaskGroup()
         self._listening = AsyncExitStack()
         self._ended: asyncio.Queue[_Ended] = asyncio.Queue()
         self._reserved: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
@@ -78,19 +79,18 @@ class Accounts:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         with one_error():
-            async with asyncio.TaskGroup() as tasks, self._listening:
-                settling = tasks.create_task(self._settle())
+            async with self._tasks, self._listening:
+                settling = self._tasks.create_task(self._settle())
                 try:
                     yield self
                 finally:
-                    await stop(settling)
+                    await stop(settling, *self._opening.values())
 
     async def of(self, client: str) -> Account:
         """Up to date, and heard from now on. Raises BusError."""
         account = self._accounts.get(client)
         if account is None or account.link != self._bus.link():
-            async with self._opening:
-                account = await self._opened(client)
+            account = await self._opened(client)
         account.turn(self._today())
         return account
 
@@ -101,16 +101,30 @@ class Accounts:
             self._reserved.popitem(last=False)
 
     async def _opened(self, client: str) -> Account:
+        """Once for all who ask meanwhile; it goes on though whoever asked first waits no longer. Raises BusError."""
+        if (opening := self._opening.get(client)) is None:
+            opening = self._opening[client] = self._tasks.create_task(self._try(client))
+            opening.add_done_callback(lambda _: self._opening.pop(client))
+        found = await asyncio.shield(opening)
+        if isinstance(found, BusError):
+            raise found
+        return found
+
+    async def _try(self, client: str) -> "Account | BusError":
+        try:
+            return await self._open(client)
+        except BusError as error:
+            return error
+
+    async def _open(self, client: str) -> Account:
         link = self._bus.link()
         account = self._accounts.get(client)
         if account is None:
-            account = Account(link, self._today())
+            account = Account(None, self._today())
             for kind in COSTLY:
                 subject = f"llm.evt.{token('client', client)}.*.{kind}"
                 await self._listening.enter_async_context(self._bus.listen(subject, self._heard))
             self._accounts[client] = account
-        elif account.link == link:
-            return account
         account.turn(self._today())
         for kind, event_type in COSTLY.items():
             async for letter in self._bus.read(EVENTS, f"llm.evt.{client}.*.{kind}", since_ms=account.day * DAY_MS):

@@ -13,6 +13,7 @@ LlmbusError
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from schemas.failure import Error, ErrorType, Failure, FailureKind, Spent
 from schemas.reply import Reply
@@ -90,7 +91,7 @@ def one_error() -> Iterator[None]:
 STOP_AGAIN_S = 1.0
 
 
-async def stop(*tasks: asyncio.Task[None]) -> None:
+async def stop(*tasks: asyncio.Task[Any]) -> None:
     """Cancel until they have ended: `asyncio.wait_for`, which nats-py uses, can swallow one (Python 3.11)."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:

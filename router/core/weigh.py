@@ -6,7 +6,7 @@ from decimal import Decimal
 from router.core.candidates import TYPICAL_TOKENS_OUT
 from router.core.cost import NOTHING, expected_cost_usd
 from router.core.routes import choose_route
-from router.core.tokens import estimate_tokens
+from router.core.tokens import estimate_request_tokens, estimate_tokens
 from schemas.client import Weight
 from schemas.decision import Refuse
 from schemas.policy import Policy
@@ -15,8 +15,10 @@ from schemas.request import LlmRequest
 
 def weigh(request: LlmRequest, capability: str, policy: Policy, allowed: Iterable[str] | None = None) -> Weight:
     """Of one attempt. A model without a price costs nothing here: whoever sets a budget does not reach it."""
-    tokens_in = estimate_tokens(turn.text() for turn in request.conversation())
-    tokens_out = request.preferences.max_tokens or TYPICAL_TOKENS_OUT
+    if request.embed is not None:
+        tokens_in, tokens_out = estimate_tokens(request.embed), 0
+    else:
+        tokens_in, tokens_out = estimate_request_tokens(request), request.preferences.max_tokens or TYPICAL_TOKENS_OUT
     chosen = choose_route(request, capability, policy, tokens_in)
     if isinstance(chosen, Refuse):
         return Weight(tokens_in + tokens_out, NOTHING)

@@ -11,6 +11,7 @@ from tests.support.bus import live_bus
 from tests.support.edge import edge_on
 from tests.support.fake_ollama import FakeModel, FakeOllama
 from tests.support.inside import POLICY, inside
+from tests.support.keyed import bearer, key_of
 
 TWO = (
     POLICY.replace("  bench: {}\n", "  bench: {}\n  other: {}\n").replace("[bench]", "[bench, other]")
@@ -30,6 +31,7 @@ class Watched:
         begun_s = time.monotonic()
         response = await self._http.get("/health")
         assert time.monotonic() - begun_s < ANSWERED_S
+        assert ("retry-after" in response.headers) == (response.status_code == 503)
         return response.status_code, response.json()
 
     async def until(self, code: int, status: str, words: str = "") -> Any:
@@ -95,3 +97,16 @@ async def test_models_and_memory_are_told_as_they_are() -> None:
             again = (await http.post("/coder", json={"prompt": "하나 더"})).json()
             assert again["memory_used_gb"] == 4, "as measured, and no longer as the policy guessed"
             assert (await http.get("/models")).json()["models"]["spare"]["where"]["bench"]["loaded"]
+
+
+async def test_with_keys_strangers_learn_whether_it_is_well_and_nothing_else() -> None:
+    async with inside() as whole, edge_on(whole.url, keys=True) as http:
+        known = bearer(await key_of(whole.bus, "npc-ai"))
+        assert (await http.get("/health")).json() == {"status": "ok"}
+        assert (await http.get("/health", headers=bearer("llmbus_wrong"))).json() == {"status": "ok"}
+        for path in ("/models", "/memory"):
+            assert (await http.get(path)).status_code == 401
+            assert (await http.get(path, headers=known)).status_code == 200
+        assert "bench" in (await http.get("/health", headers=known)).json()["nodes"]
+        answer = await http.post("/batch", json=[{"prompt": "열쇠로"}], headers=known)
+        assert answer.json()["succeeded"] == 1

@@ -1,29 +1,26 @@
-"""The users' own doors as translations, and what strangers are told."""
+"""The users' own doors as translations."""
 
 import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.edge.app import create_app
 from adapters.edge.batch import item_id, read_items
 from adapters.edge.door import NoRouteError
+from adapters.edge.fleet_doors import memory_told
 from adapters.edge.own_doors import ApiChat, Route
-from adapters.edge.ports import Edge, Requests, Submission
 from adapters.fleet import away, fold
 from ops.policy_file import load_policy
 from ops.policy_in_force import SHIPPED, shipped_policy
 from router.errors import RequestFailedError
-from router.ports import NO_HEADERS, Headers
+from router.ports import NO_HEADERS
 from schemas import (
     BusHealth,
-    ErrorType,
     FleetHealth,
     Heartbeat,
     LlmRequest,
@@ -47,18 +44,6 @@ class Fleet:
 
     async def health(self) -> FleetHealth:
         return fold(BusHealth(up=True), 1, {"macmini": away("macmini", "it is not heard")}, 5)
-
-
-class Locked:
-    """Everybody needs a key."""
-
-    def caller(self, headers: Mapping[str, str], rid: str) -> str:
-        if headers.get("authorization") != "Bearer right":
-            raise RequestFailedError.of(ErrorType.UNAUTHORIZED, rid, "no key; send one")
-        return "npc-ai"
-
-    async def admit(self, submission: Submission) -> Headers:
-        return NO_HEADERS
 
 
 def read(door: Route | ApiChat, headers: Mapping[str, str] = NO_HEADERS, **body: Any) -> LlmRequest:
@@ -138,19 +123,10 @@ def test_a_batch_is_bounded() -> None:
         read_items(b"[" + b"1," * 1_000 + b"1]", "r")
 
 
-async def test_strangers_are_told_the_status_and_nothing_else() -> None:
-    app = create_app(Edge(cast("Requests", None), Locked(), lambda: POLICY, Fleet(), count_tokens=lambda _: 0))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://edge", trust_env=False) as http:
-        response = await http.get("/health")
-        assert (response.status_code, response.json()) == (503, {"status": "down"})
-        assert response.headers["retry-after"]
-        for path in ("/models", "/memory"):
-            response = await http.get(path)
-            assert (response.status_code, response.json()["error"]["type"]) == (401, "unauthorized")
-        http.headers["authorization"] = "Bearer right"
-        assert "macmini" in (await http.get("/health")).json()["nodes"]
-        memory = (await http.get("/memory")).json()["nodes"]
-        assert memory["macmini"]["models"]["coder"]["memory_gb"] == 21.5
-        assert memory["macmini"]["used_by_models_gb"] == 21.5
-        assert (memory["macbook"]["heard"], memory["macbook"]["used_by_models_gb"]) == (False, None)
+def test_memory_is_told_as_measured_and_of_a_node_that_is_away_only_what_the_policy_says() -> None:
+    nodes = memory_told(POLICY, Fleet().heard())["nodes"]
+    assert (nodes["macmini"]["resident"], nodes["macmini"]["used_by_models_gb"]) == (["coder"], 21.5)
+    assert nodes["macmini"]["models"]["coder"]["memory_gb"] == 21.5
+    assert nodes["macmini"]["models"]["architect"]["memory_gb"] == 52
+    assert (nodes["macbook"]["heard"], nodes["macbook"]["used_by_models_gb"]) == (False, None)
+    assert nodes["macbook"]["models"]["judge"]["memory_gb"] == 6

@@ -329,7 +329,10 @@ async def test_what_outlasts_its_grace_is_told_so_and_lives_on(monkeypatch: pyte
                 for stream in (False, True)
             ]
             await running(up.bus, "local", "r0", "r1")
+            watched = await http.send(http.build_request("GET", f"{address}/v1/requests/r1/events"), stream=True)
         plain, stream = await asyncio.gather(*asking)
+        seen = events((await watched.aread()).decode())
+        assert texts(seen) == "".join(TOKENS[: len(seen)])
         assert (plain.status_code, plain.json()["error"]["code"]) == (502, "upstream_interrupted")
         assert "/v1/requests/r1" in ends_with_an_error(stream.text)["message"]
         assert await up.bus.bus.last(CANCELS, ">") is None

@@ -70,7 +70,8 @@ class Line:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         async with self._turn:
-            await self.send({"type": "http.response.body", "body": data, "more_body": more})
+            if not self._ended:  # as it may have, while a ping waited for its turn
+                await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def send(self, message: Message) -> None:
         """As ASGI has it. Raises CallerGoneError."""

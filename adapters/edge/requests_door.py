@@ -1,8 +1,9 @@
 """The durable requests of a client: how each stands, its events as they come or came, its end, and the list."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -90,15 +91,21 @@ class Watching(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line, pairs = Line(receive, send), facts.of_request(self._rid)
-        try:
+        with suppress(CallerGoneError):
             await line.begin(pairs)
-            async with line.listened_to(), line.pinging(sse.PING, self._edge.ping_s, pairs):
-                async for event, more in self._events():
-                    await line.write(event, more=more)
-        except CallerGoneError:
-            pass
+            try:
+                async with (
+                    line.listened_to(),
+                    line.pinging(sse.PING, self._edge.ping_s, pairs),
+                    aclosing(self._events()) as events,
+                ):
+                    async for event, more in events:
+                        await line.write(event, more=more)
+            except asyncio.CancelledError:
+                # The server ends, and awaits this task no more: whoever listens goes on at another edge.
+                await line.write(b"", more=False)
 
-    async def _events(self) -> AsyncIterator[tuple[bytes, bool]]:
+    async def _events(self) -> AsyncGenerator[tuple[bytes, bool], None]:
         """Each, and whether more may come."""
         watched = self._edge.requests.watch(self._client, self._rid, *self._place)
         attempt = self._place[0]

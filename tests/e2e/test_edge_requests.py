@@ -7,14 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.bus import JetStreamBus
-from adapters.edge.prefer import preferences, respond_async
+from adapters import mailbox
 from adapters.request_states import newest
 from schemas import LlmRequest
 from schemas import headers as h
 from subjects.streams import CANCELS, CHUNKS, EVENTS, REQUESTS
 from tests.support.cable import cable
-from tests.support.edge import edge_on
+from tests.support.edge import Edges, edge_on
 from tests.support.faults import Held, told_of
 from tests.support.inside import inside
 from tests.support.openai_speech import error, refusing
@@ -24,6 +23,7 @@ CHAT = "/v1/chat/completions"
 KOREAN = "안개 낀 항구 마을에 종소리가 울린다."
 ASYNC = {"prefer": "respond-async"}
 SOON_S = 5.0
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def asked(text: str = "항구를 묘사해 줘", *, stream: bool = False, **loopback: Any) -> dict[str, Any]:
@@ -51,143 +51,119 @@ def said(stream: str) -> str:
     return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
-async def executions(bus: JetStreamBus, rid: str) -> int:
-    return len([letter async for letter in bus.read(EVENTS, f"llm.evt.*.{rid}.attempt_started")])
+async def executions(two: Edges, rid: str) -> int:
+    started = two.whole.bus.read(EVENTS, f"llm.evt.{two.client}.{rid}.attempt_started")
+    return len([letter async for letter in started])
 
 
-async def test_who_prefers_not_to_wait_is_told_where_the_answer_will_be() -> None:
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
-        accepted = await http.post(CHAT, json=asked(delay_ms=200), headers=ASYNC)
-        assert accepted.status_code == 202
-        assert accepted.headers["preference-applied"] == "respond-async"
-        at = accepted.headers["location"]
-        assert accepted.json()["location"] == at == f"/v1/requests/{accepted.headers['x-llm-request-id']}"
-        running = (await another.get(at)).json()
-        assert running["state"] in ("accepted", "queued", "running")
-        assert running["reply"] is None
-        ended = await until(another, accepted.json()["id"], "ok")
-        assert ended["reply"]["message"]["content"] == KOREAN
-        assert ended["cost_usd"] == ended["reply"]["cost_usd"] is not None
-        assert [attempt["attempt_id"] for attempt in ended["attempts"]] == ["1.1"]
-        assert ended["decision"].startswith("echo@bench ")
-        assert (await another.get(at)).headers["x-llm-model"] == "echo"
+async def test_who_prefers_not_to_wait_is_told_where_the_answer_will_be(two: Edges) -> None:
+    _, http, another = two
+    accepted = await http.post(CHAT, json=asked(delay_ms=200), headers=ASYNC)
+    assert accepted.status_code == 202
+    assert accepted.headers["preference-applied"] == "respond-async"
+    at = accepted.headers["location"]
+    assert accepted.json()["location"] == at == f"/v1/requests/{accepted.headers['x-llm-request-id']}"
+    running = (await another.get(at)).json()
+    assert running["state"] in ("accepted", "queued", "running")
+    assert running["reply"] is None
+    ended = await until(another, accepted.json()["id"], "ok")
+    assert ended["reply"]["message"]["content"] == KOREAN
+    assert ended["cost_usd"] == ended["reply"]["cost_usd"] is not None
+    assert [attempt["attempt_id"] for attempt in ended["attempts"]] == ["1.1"]
+    assert ended["decision"].startswith("echo@bench ")
+    assert (await another.get(at)).headers["x-llm-model"] == "echo"
 
 
-async def test_who_would_wait_a_little_gets_the_answer_if_it_is_there_by_then() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        quick = await http.post(CHAT, json=asked(), headers={"prefer": "wait=10, respond-async"})
-        assert quick.status_code == 200
-        assert quick.json()["object"] == "chat.completion"
-        slow = await http.post(CHAT, json=asked(delay_ms=1200), headers={"prefer": "respond-async; x=1, wait=1"})
-        assert slow.status_code == 202
-        assert (await until(http, slow.json()["id"], "ok"))["reply"]["message"]["content"] == KOREAN
-        refused = await http.post(
-            CHAT, json={**asked(), "model": "nobody"}, headers={"prefer": "respond-async, wait=9"}
-        )
-        assert refused.status_code == 404
-
-
-@pytest.mark.parametrize(
-    ("header", "wait_s"),
-    [
-        ("respond-async", 0.0),
-        ("Respond-Async , WAIT = 10", 10.0),
-        ('wait="7";x=y, respond-async', 7.0),
-        ("respond-async, wait=100000", 60.0),
-        ("respond-async, wait=-1", 0.0),
-        ("respond-async, wait=soon", 0.0),
-        ("wait=10", None),
-        ("respond-asynchronously", None),
-        ("return=minimal", None),
-        ("", None),
-    ],
-)
-def test_a_preference_is_read_as_the_standard_writes_it(header: str, wait_s: float | None) -> None:
-    assert respond_async(header) == wait_s
-
-
-def test_of_a_preference_that_is_given_twice_the_first_counts() -> None:
-    assert preferences("wait=1, wait=2") == {"wait": "1"}
+async def test_who_would_wait_a_little_gets_the_answer_if_it_is_there_by_then(two: Edges) -> None:
+    http = two.http
+    quick = await http.post(CHAT, json=asked(), headers={"prefer": "wait=10, respond-async"})
+    assert quick.status_code == 200
+    assert quick.json()["object"] == "chat.completion"
+    slow = await http.post(CHAT, json=asked(delay_ms=1200), headers={"prefer": "respond-async; x=1, wait=1"})
+    assert slow.status_code == 202
+    assert (await until(http, slow.json()["id"], "ok"))["reply"]["message"]["content"] == KOREAN
+    refused = await http.post(CHAT, json={**asked(), "model": "nobody"}, headers={"prefer": "respond-async, wait=9"})
+    assert refused.status_code == 404
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_the_same_key_and_request_is_the_same_answer_from_any_edge(stream: bool) -> None:
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
-        body = asked(stream=stream, pieces=5, piece_ms=10)
-        twins = await asyncio.gather(*(each.post(CHAT, json=body, headers=key("k1")) for each in (http, another) * 3))
-        later = await another.post(CHAT, json=body, headers=key("k1"))
-        await whole.bus.client.request(f"$JS.API.STREAM.PURGE.{CHUNKS}", b"")
-        long_after = await http.post(CHAT, json=body, headers=key("k1"))
-        for response in (*twins, later, long_after):
-            assert response.status_code == 200
-            assert response.headers["x-llm-request-id"] == "k1"
-            text = said(response.text) if stream else response.json()["choices"][0]["message"]["content"]
-            assert text == KOREAN
-        if not stream:
-            assert len({response.headers["x-llm-latency-ms"] for response in (*twins, later, long_after)}) == 1
-        assert await executions(whole.bus, "k1") == 1
+async def test_the_same_key_and_request_is_the_same_answer_from_any_edge(
+    two: Edges, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "LOOK_AGAIN_S", 600.0)  # nobody is to need that second look
+    whole, http, another = two
+    body = asked(stream=stream, pieces=5)
+    twins = await asyncio.gather(*(each.post(CHAT, json=body, headers=key("k1")) for each in (http, another) * 3))
+    later = await another.post(CHAT, json=body, headers=key("k1"))
+    await whole.bus.client.request(f"$JS.API.STREAM.PURGE.{CHUNKS}", b"")
+    long_after = await http.post(CHAT, json=body, headers=key("k1"))
+    for response in (*twins, later, long_after):
+        assert response.status_code == 200
+        assert response.headers["x-llm-request-id"] == "k1"
+        text = said(response.text) if stream else response.json()["choices"][0]["message"]["content"]
+        assert text == KOREAN
+    if not stream:
+        assert len({response.headers["x-llm-latency-ms"] for response in (*twins, later, long_after)}) == 1
+    assert await executions(two, "k1") == 1
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_the_same_key_and_another_request_is_a_conflict_in_the_dialects_shape(stream: bool) -> None:
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
-        first = asyncio.create_task(
-            http.post(CHAT, json=asked(stream=stream, pieces=20, piece_ms=20), headers=key("k1"))
-        )
-        await until(http, "k1", "running")
-        while_it_runs = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1"))
-        await first
-        later = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1"))
-        unwaited = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1", **ASYNC))
-        for response in (while_it_runs, later, unwaited):
-            assert response.status_code == 409
-            assert response.json()["error"]["code"] == "idempotency_conflict"
-            assert response.json()["error"]["llm"]["request_id"] == "k1"
-        assert first.result().status_code == 200
-        assert (await http.get("/v1/requests/k1")).json()["state"] == "ok"
-        assert await executions(whole.bus, "k1") == 1
+async def test_the_same_key_and_another_request_is_a_conflict_in_the_dialects_shape(two: Edges, stream: bool) -> None:
+    _, http, another = two
+    first = asyncio.create_task(http.post(CHAT, json=asked(stream=stream, pieces=20, piece_ms=20), headers=key("k1")))
+    await until(http, "k1", "running")
+    while_it_runs = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1"))
+    await first
+    later = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1"))
+    unwaited = await another.post(CHAT, json=asked("다른 질문", stream=stream), headers=key("k1", **ASYNC))
+    for response in (while_it_runs, later, unwaited):
+        assert response.status_code == 409
+        assert response.json()["error"]["code"] == "idempotency_conflict"
+        assert response.json()["error"]["llm"]["request_id"] == "k1"
+    assert first.result().status_code == 200
+    assert (await http.get("/v1/requests/k1")).json()["state"] == "ok"
+    assert await executions(two, "k1") == 1
 
 
-async def test_a_key_that_is_no_token_stands_for_one() -> None:
+async def test_a_key_that_is_no_token_stands_for_one(two: Edges) -> None:
     async def same_from_both(name: str) -> None:
         header = {b"idempotency-key": name.encode()}
-        first, again = [await each.post(CHAT, json=asked(), headers=header) for each in (http, another)]
+        first, again = [await each.post(CHAT, json=asked(), headers=header) for each in (two.http, two.another)]
         rid = first.headers["x-llm-request-id"]
         assert rid.startswith("key-")
         assert (first.status_code, again.status_code, again.headers["x-llm-request-id"]) == (200, 200, rid)
         assert first.json()["choices"] == again.json()["choices"]
-        assert (await http.get(f"/v1/requests/{rid}")).json()["state"] == "ok"
-        assert await executions(whole.bus, rid) == 1
+        assert (await two.http.get(f"/v1/requests/{rid}")).json()["state"] == "ok"
+        assert await executions(two, rid) == 1
 
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
-        await asyncio.gather(*map(same_from_both, ("주문 17/2", "seq-17", "x" * 65, "a.b*>", "' OR 1=1 --")))
+    await asyncio.gather(*map(same_from_both, ("주문 17/2", "seq-17", "x" * 65, "a.b*>", "' OR 1=1 --")))
 
 
-async def test_the_same_key_of_two_clients_is_two_requests_and_neither_sees_the_others() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        for name in ("mine", "theirs"):
-            response = await http.post(CHAT, json=asked(name), headers=key("k1", **{"x-llm-client": name}))
-            assert name in response.json()["choices"][0]["message"]["content"]
-        secret = await http.post(CHAT, json=asked(), headers={"x-llm-client": "theirs"})
-        at = f"/v1/requests/{secret.headers['x-llm-request-id']}"
+async def test_the_same_key_of_two_clients_is_two_requests_and_neither_sees_the_others(two: Edges) -> None:
+    http = two.http
+    for name in ("mine", "theirs"):
+        response = await http.post(CHAT, json=asked(name), headers=key("k1", **{"x-llm-client": name}))
+        assert name in response.json()["choices"][0]["message"]["content"]
+    secret = await http.post(CHAT, json=asked(), headers={"x-llm-client": "theirs"})
+    at = f"/v1/requests/{secret.headers['x-llm-request-id']}"
+    for method, path in (("GET", at), ("GET", f"{at}/events"), ("DELETE", at)):
+        hidden = await http.request(method, path, headers={"x-llm-client": "mine"})
+        assert (hidden.status_code, hidden.json()["error"]["type"]) == (404, "no_route")
+    listed = (await http.get("/v1/requests", headers={"x-llm-client": "mine"})).json()["data"]
+    assert [line["id"] for line in listed] == ["k1"]
+
+
+async def test_what_makes_no_sense_is_refused_typed(two: Edges) -> None:
+    whole, http, _ = two
+    for rid in ("nobody", "seq-1", "a.b", "%2A", "%3E", "x" * 100, "한글"):
+        at = f"/v1/requests/{rid}"
         for method, path in (("GET", at), ("GET", f"{at}/events"), ("DELETE", at)):
-            hidden = await http.request(method, path, headers={"x-llm-client": "mine"})
-            assert (hidden.status_code, hidden.json()["error"]["type"]) == (404, "no_route")
-        listed = (await http.get("/v1/requests", headers={"x-llm-client": "mine"})).json()["data"]
-        assert [line["id"] for line in listed] == ["k1"]
-
-
-async def test_what_makes_no_sense_is_refused_typed() -> None:
-    async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
-        for rid in ("nobody", "seq-1", "a.b", "%2A", "%3E", "x" * 100, "한글"):
-            at = f"/v1/requests/{rid}"
-            for method, path in (("GET", at), ("GET", f"{at}/events"), ("DELETE", at)):
-                response = await http.request(method, path)
-                assert (response.status_code, response.json()["error"]["type"]) == (404, "no_route")
-        assert await whole.bus.last(CANCELS, ">") is None
-        for query in ("limit=0", "limit=101", "limit=x", "before=0", "before=x"):
-            response = await http.get(f"/v1/requests?{query}")
-            assert (response.status_code, response.json()["error"]["type"]) == (400, "bad_request")
+            response = await http.request(method, path)
+            assert (response.status_code, response.json()["error"]["type"]) == (404, "no_route")
+    assert await whole.bus.last(CANCELS, f"llm.cancel.{two.client}.*") is None
+    for query in ("limit=0", "limit=101", "limit=x", "before=0", "before=x"):
+        response = await http.get(f"/v1/requests?{query}")
+        assert (response.status_code, response.json()["error"]["type"]) == (400, "bad_request")
 
 
 async def test_what_no_router_has_seen_is_accepted_and_what_no_node_can_take_waits() -> None:
@@ -263,43 +239,45 @@ async def test_deleting_calls_it_off_and_twice_is_as_good_as_once() -> None:
         assert len([letter async for letter in up.bus.bus.read(CANCELS)]) == 1
 
 
-async def test_deleting_what_is_answered_changes_nothing() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        await http.post(CHAT, json=asked(), headers=key("r1"))
-        kept = await http.delete("/v1/requests/r1")
-        assert (kept.status_code, kept.json()["state"]) == (200, "ok")
-        assert await whole.bus.last(CANCELS, ">") is None
+async def test_deleting_what_is_answered_changes_nothing(two: Edges) -> None:
+    whole, http, _ = two
+    await http.post(CHAT, json=asked(), headers=key("r1"))
+    kept = await http.delete("/v1/requests/r1")
+    assert (kept.status_code, kept.json()["state"]) == (200, "ok")
+    assert await whole.bus.last(CANCELS, f"llm.cancel.{two.client}.*") is None
 
 
-async def test_the_list_is_paged_newest_first_each_once_whoever_else_asks_between() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        for n in range(13):
-            mine = http.post(CHAT, json=asked(f"{n}번째"), headers=key(f"r{n}"))
-            others = [http.post(CHAT, json=asked(), headers={"x-llm-client": "rival"}) for _ in range(n % 3)]
-            again = [http.post(CHAT, json=asked("0번째"), headers=key("r0"))] if n in (7, 12) else []
-            await asyncio.gather(mine, *others, *again)
-        for limit in (1, 4, 13, 100):
-            ids, before, pages = [], "", 0
-            while True:
-                page = (await http.get(f"/v1/requests?limit={limit}{before}")).json()
-                assert len(page["data"]) <= limit
-                ids += [line["id"] for line in page["data"]]
-                pages += 1
-                if page["before"] is None:
-                    break
-                before = f"&before={page['before']}"
-            assert ids == [f"r{n}" for n in reversed(range(13))]
-            assert pages <= 15 // limit + 1
-        first = (await http.get("/v1/requests?limit=1")).json()["data"][0]
-        assert (first["state"], first["error"]) == ("ok", None)
-        assert first["cost_usd"] is not None
-        assert (await http.get("/v1/requests", headers={"x-llm-client": "newcomer"})).json() == {
-            "data": [], "before": None,
-        }  # fmt: skip
+async def test_the_list_is_paged_newest_first_each_once_whoever_else_asks_between(two: Edges) -> None:
+    http = two.http
+    for n in range(13):
+        mine = http.post(CHAT, json=asked(f"{n}번째"), headers=key(f"r{n}"))
+        others = [http.post(CHAT, json=asked(), headers={"x-llm-client": "rival"}) for _ in range(n % 3)]
+        again = [http.post(CHAT, json=asked("0번째"), headers=key("r0"))] if n in (7, 12) else []
+        await asyncio.gather(mine, *others, *again)
+    for limit in (1, 4, 13, 100):
+        ids, before, pages = [], "", 0
+        while True:
+            page = (await http.get(f"/v1/requests?limit={limit}{before}")).json()
+            assert len(page["data"]) <= limit
+            ids += [line["id"] for line in page["data"]]
+            pages += 1
+            if page["before"] is None:
+                break
+            before = f"&before={page['before']}"
+        assert ids == [f"r{n}" for n in reversed(range(13))]
+        assert pages <= 15 // limit + 1
+    first = (await http.get("/v1/requests?limit=1")).json()["data"][0]
+    assert (first["state"], first["error"]) == ("ok", None)
+    assert first["cost_usd"] is not None
+    assert (await http.get("/v1/requests", headers={"x-llm-client": "newcomer"})).json() == {
+        "data": [], "before": None,
+    }  # fmt: skip
 
 
-async def test_whoever_was_told_that_nothing_is_known_asks_again_with_that_id_and_is_answered_once() -> None:
-    async with inside() as whole, cable(whole.url) as (wire, url), edge_on(url) as http:
+async def test_whoever_was_told_that_nothing_is_known_asks_again_with_that_id_and_is_answered_once(two: Edges) -> None:
+    whole = two.whole
+    async with cable(whole.url) as (wire, url), edge_on(url) as http:
+        http.headers["x-llm-client"] = two.client
         await http.post(CHAT, json=asked())
         wire.cut()
         lost = await http.post(CHAT, json=asked())
@@ -311,11 +289,13 @@ async def test_whoever_was_told_that_nothing_is_known_asks_again_with_that_id_an
         await wire.mend()
         again = await http.post(CHAT, json=asked(), headers=key(rid))
         assert (again.status_code, again.headers["x-llm-request-id"]) == (200, rid)
-        assert await executions(whole.bus, rid) == 1
+        assert await executions(two, rid) == 1
 
 
-async def test_without_the_bus_nothing_is_accepted_and_nothing_published_later() -> None:
-    async with inside() as whole, cable(whole.url) as (wire, url), edge_on(url) as http:
+async def test_without_the_bus_nothing_is_accepted_and_nothing_published_later(two: Edges) -> None:
+    whole = two.whole
+    async with cable(whole.url) as (wire, url), edge_on(url) as http:
+        http.headers["x-llm-client"] = two.client
         wire.pull()
         refused: list[httpx.Response] = []
         async with asyncio.timeout(SOON_S):

@@ -19,10 +19,12 @@ from schemas import headers as h
 from schemas.request import request_hash
 from subjects.streams import CANCELS, CHUNKS, EVENTS, REQUESTS
 from tests.e2e.test_edge_requests import ASYNC, CHAT, KOREAN, SOON_S, asked, key, said, until
-from tests.support.edge import edge_on
+from tests.support.edge import Edges, edge_on
 from tests.support.faults import OOPS, TOKENS, Held, cut, once
-from tests.support.inside import Inside, inside
+from tests.support.inside import Inside
 from tests.support.upstreams import alone, patient, upstreams
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def events(stream: str) -> list[dict[str, Any]]:
@@ -51,36 +53,36 @@ async def soon(what: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(what, SOON_S)
 
 
-async def test_the_events_of_a_request_are_heard_by_any_number_at_any_edge_and_from_any_place() -> None:
-    async with inside() as whole, edge_on(whole.url) as http, edge_on(whole.url) as another:
-        await http.post(CHAT, json=asked(stream=True, pieces=12, piece_ms=20), headers=key("r1", **ASYNC))
-        at = "/v1/requests/r1/events"
-        heard = await asyncio.gather(*(each.get(at) for each in (http, another, another)))
-        for response in heard:
-            *pieces, reply = events(response.text)
-            assert [piece["id"] for piece in pieces] == [f"1.1:{n}" for n in range(12)]
-            assert (texts(pieces), reply["name"], reply["message"]["content"]) == (KOREAN, "reply", KOREAN)
-            assert pieces[0]["model"] == reply["model"] == "echo"
-        late = events((await another.get(at, headers={"last-event-id": "1.1:7"})).text)
-        assert [event["id"] for event in late] == [*(f"1.1:{n}" for n in range(8, 12)), "1.1:end"]
-        assert events((await another.get(f"{at}?after=1.1:11")).text)[0]["name"] == "reply"
-        assert (await http.get(at, headers={"last-event-id": "1.1:end"})).status_code == 204
-        for nonsense in ("7", "1.1", "1.1:-1", "x:1", "1.1:7;"):
-            refused = await http.get(at, headers={"last-event-id": nonsense})
-            assert (refused.status_code, refused.json()["error"]["type"]) == (400, "bad_request")
-        await whole.bus.client.request(f"$JS.API.STREAM.PURGE.{CHUNKS}", b"")
-        (only,) = events((await http.get(at)).text)
-        assert (only["name"], only["message"]["content"]) == ("reply", KOREAN)
+async def test_the_events_of_a_request_are_heard_by_any_number_at_any_edge_and_from_any_place(two: Edges) -> None:
+    whole, http, another = two
+    await http.post(CHAT, json=asked(stream=True, pieces=12, piece_ms=20), headers=key("r1", **ASYNC))
+    at = "/v1/requests/r1/events"
+    heard = await asyncio.gather(*(each.get(at) for each in (http, another, another)))
+    for response in heard:
+        *pieces, reply = events(response.text)
+        assert [piece["id"] for piece in pieces] == [f"1.1:{n}" for n in range(12)]
+        assert (texts(pieces), reply["name"], reply["message"]["content"]) == (KOREAN, "reply", KOREAN)
+        assert pieces[0]["model"] == reply["model"] == "echo"
+    late = events((await another.get(at, headers={"last-event-id": "1.1:7"})).text)
+    assert [event["id"] for event in late] == [*(f"1.1:{n}" for n in range(8, 12)), "1.1:end"]
+    assert events((await another.get(f"{at}?after=1.1:11")).text)[0]["name"] == "reply"
+    assert (await http.get(at, headers={"last-event-id": "1.1:end"})).status_code == 204
+    for nonsense in ("7", "1.1", "1.1:-1", "x:1", "1.1:7;"):
+        refused = await http.get(at, headers={"last-event-id": nonsense})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (400, "bad_request")
+    await whole.bus.client.request(f"$JS.API.STREAM.PURGE.{CHUNKS}", b"")
+    (only,) = events((await http.get(at)).text)
+    assert (only["name"], only["message"]["content"]) == ("reply", KOREAN)
 
 
-async def test_a_request_that_does_not_stream_has_its_end_as_its_only_event() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        await http.post(CHAT, json=asked(delay_ms=100), headers=key("r1", **ASYNC))
-        (reply,) = events((await http.get("/v1/requests/r1/events")).text)
-        assert (reply["name"], reply["message"]["content"]) == ("reply", KOREAN)
-        await http.post(CHAT, json={**asked(), "model": "nobody"}, headers=key("r2", **ASYNC))
-        (error,) = events((await http.get("/v1/requests/r2/events")).text)
-        assert (error["name"], error["error"]["type"], error["reply"]["status"]) == ("error", "no_route", "error")
+async def test_a_request_that_does_not_stream_has_its_end_as_its_only_event(two: Edges) -> None:
+    http = two.http
+    await http.post(CHAT, json=asked(delay_ms=100), headers=key("r1", **ASYNC))
+    (reply,) = events((await http.get("/v1/requests/r1/events")).text)
+    assert (reply["name"], reply["message"]["content"]) == ("reply", KOREAN)
+    await http.post(CHAT, json={**asked(), "model": "nobody"}, headers=key("r2", **ASYNC))
+    (error,) = events((await http.get("/v1/requests/r2/events")).text)
+    assert (error["name"], error["error"]["type"], error["reply"]["status"]) == ("error", "no_route", "error")
 
 
 async def test_the_events_tell_when_the_answer_starts_over() -> None:
@@ -171,12 +173,12 @@ async def edges_are_idle(*edges: httpx.AsyncClient, busy: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_finished_stream_is_no_hang_up() -> None:
-    async with inside() as whole, edge_on(whole.url) as http:
-        for stream in (True, False):
-            assert (await http.post(CHAT, json=asked(stream=stream, pieces=3))).status_code == 200
-        await edges_are_idle(http, busy=0)
-        assert await whole.bus.last(CANCELS, ">") is None
+async def test_a_finished_stream_is_no_hang_up(two: Edges) -> None:
+    whole, http, _ = two
+    for stream in (True, False):
+        assert (await http.post(CHAT, json=asked(stream=stream, pieces=3))).status_code == 200
+    await edges_are_idle(http, busy=0)
+    assert await whole.bus.last(CANCELS, f"llm.cancel.{two.client}.*") is None
 
 
 @asynccontextmanager
@@ -186,8 +188,9 @@ async def pinging_often(monkeypatch: pytest.MonkeyPatch, url: str) -> AsyncItera
         yield http
 
 
-async def test_comments_say_that_it_lives_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with inside() as whole, pinging_often(monkeypatch, whole.url) as http:
+async def test_comments_say_that_it_lives_while_nothing_comes(two: Edges, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pinging_often(monkeypatch, two.whole.url) as http:
+        http.headers["x-llm-client"] = two.client
         stream = (await http.post(CHAT, json=asked(stream=True, delay_ms=300, pieces=2, piece_ms=300))).text
         assert stream.startswith(": ping\n\n")
         assert len(re.findall(r"^: ping$", stream, re.MULTILINE)) >= 4
@@ -231,80 +234,86 @@ async def test_buffered_waits_for_a_whole_answer_and_so_survives_what_breaks_off
         assert said(by_header.text) == "second"
 
 
-async def submitted(whole: Inside) -> Letter:
-    """The request as it lies on the bus."""
+async def submitted(whole: Inside, client: str = "local") -> Letter:
+    """The newest request as it lies on the bus."""
     async with asyncio.timeout(SOON_S):
-        while (letter := await whole.bus.last(REQUESTS, "llm.req.*.local")) is None:
+        while (letter := await whole.bus.last(REQUESTS, f"llm.req.*.{client}")) is None:
             await asyncio.sleep(0.01)
     return letter
 
 
 async def tell(whole: Inside, asked: Letter, n: int, text: str, attempt: str = "1.1") -> None:
     """What a node would send."""
-    rid = asked.headers[h.REQUEST_ID]
+    client, rid = asked.headers[h.CLIENT], asked.headers[h.REQUEST_ID]
     chunk = Chunk(request_id=rid, attempt_id=attempt, n=n, text=text, model="echo")
-    await whole.bus.publish(f"llm.chunk.local.{rid}.{n}", chunk.encode())
+    await whole.bus.publish(f"llm.chunk.{client}.{rid}.{n}", chunk.encode())
 
 
 async def reply(whole: Inside, asked: Letter, text: str) -> None:
     """What a router would write."""
-    rid, capability = asked.headers[h.REQUEST_ID], asked.subject.split(".")[2]
+    client, rid, capability = asked.headers[h.CLIENT], asked.headers[h.REQUEST_ID], asked.subject.split(".")[2]
     answer = Reply(
-        request_id=rid, client="local", request_hash=request_hash(capability, asked.data), status="ok",
+        request_id=rid, client=client, request_hash=request_hash(capability, asked.data), status="ok",
         message=ReplyMessage(content=text), finish_reason="stop", timings=Timings(total_ms=1),
     )  # fmt: skip
-    await whole.bus.publish(f"llm.res.local.{rid}", answer.encode(), headers=answer.headers())
+    await whole.bus.publish(f"llm.res.{client}.{rid}", answer.encode(), headers=answer.headers())
 
 
 @pytest.mark.parametrize("missing", [0, 2])
-async def test_a_lost_piece_is_told_with_the_end(missing: int) -> None:
+async def test_a_lost_piece_is_told_with_the_end(alone: Edges, missing: int) -> None:
     words = ["하나 ", "둘 ", "셋 ", "넷 "]
-    async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
-        asking = asyncio.create_task(http.post(CHAT, json=asked(stream=True)))
-        request = await submitted(whole)
-        for n, text in enumerate(words):
-            if n != missing:
-                await tell(whole, request, n, text)
-        await reply(whole, request, "".join(words))
-        assert said((await soon(asking)).text) == "".join(words)
+    asking = asyncio.create_task(alone.http.post(CHAT, json=asked(stream=True)))
+    request = await submitted(alone.whole, alone.client)
+    for n, text in enumerate(words):
+        if n != missing:
+            await tell(alone.whole, request, n, text)
+    await reply(alone.whole, request, "".join(words))
+    assert said((await soon(asking)).text) == "".join(words)
 
 
-async def test_what_is_not_the_beginning_of_the_answer_ends_with_an_error() -> None:
-    async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
-        asking = asyncio.create_task(http.post(CHAT, json=asked(stream=True)))
-        request = await submitted(whole)
-        await tell(whole, request, 0, "아니 ")
-        await reply(whole, request, "네")
-        assert ends_with_an_error((await soon(asking)).text)["code"] == "upstream_interrupted"
+async def test_pieces_of_another_request_under_the_same_id_are_not_told(alone: Edges) -> None:
+    asking = asyncio.create_task(alone.http.post(CHAT, json=asked(stream=True), headers=key("taken")))
+    request = await submitted(alone.whole, alone.client)
+    await tell(alone.whole, request, 0, "남의 말")
+    await reply(alone.whole, request, "제 말")
+    assert said((await soon(asking)).text) == "제 말"
+
+
+async def test_what_is_not_the_beginning_of_the_answer_ends_with_an_error(alone: Edges) -> None:
+    asking = asyncio.create_task(alone.http.post(CHAT, json=asked(stream=True)))
+    request = await submitted(alone.whole, alone.client)
+    await tell(alone.whole, request, 0, "아니 ")
+    await reply(alone.whole, request, "네")
+    assert ends_with_an_error((await soon(asking)).text)["code"] == "upstream_interrupted"
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before content", "after content"])
-async def test_another_attempt_is_gone_over_to_only_before_content(begun: bool) -> None:
-    async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
-        asking = asyncio.create_task(http.post(CHAT, json=asked(stream=True)))
-        request = await submitted(whole)
-        await tell(whole, request, 0, "하나 " if begun else "")
-        await tell(whole, request, 0, "", "2.1")
-        await tell(whole, request, 1, "둘", "2.1")
-        await reply(whole, request, "둘")
-        stream = (await soon(asking)).text
-        if begun:
-            assert ends_with_an_error(stream)["code"] == "upstream_interrupted"
-        else:
-            assert said(stream) == "둘"
+async def test_another_attempt_is_gone_over_to_only_before_content(alone: Edges, begun: bool) -> None:
+    asking = asyncio.create_task(alone.http.post(CHAT, json=asked(stream=True)))
+    request = await submitted(alone.whole, alone.client)
+    await tell(alone.whole, request, 0, "하나 " if begun else "")
+    await tell(alone.whole, request, 0, "", "2.1")
+    await tell(alone.whole, request, 1, "둘", "2.1")
+    await reply(alone.whole, request, "둘")
+    stream = (await soon(asking)).text
+    if begun:
+        assert ends_with_an_error(stream)["code"] == "upstream_interrupted"
+    else:
+        assert said(stream) == "둘"
 
 
-async def test_an_edge_that_ends_lets_the_answers_under_way_finish() -> None:
-    async with inside() as whole, httpx.AsyncClient(timeout=30, trust_env=False) as http:
+async def test_an_edge_that_ends_lets_the_answers_under_way_finish(two: Edges) -> None:
+    whole, own = two.whole, {"x-llm-client": two.client}
+    async with httpx.AsyncClient(timeout=30, trust_env=False, headers=own) as http:
         async with served.edge(whole.url, port=0) as address:
             asking = [
                 asyncio.create_task(http.post(address + CHAT, json=body, headers=key(f"r{n}")))
                 for n, body in enumerate((asked(delay_ms=500), asked(stream=True, pieces=20, piece_ms=25)))
             ]
-            await running(whole, "r0", "r1")
+            await running(whole, two.client, "r0", "r1")
         plain, stream = [(await task).text for task in asking]
         assert json.loads(plain)["choices"][0]["message"]["content"] == said(stream) == KOREAN
-        assert await whole.bus.last(CANCELS, ">") is None
+        assert await whole.bus.last(CANCELS, f"llm.cancel.{two.client}.*") is None
         with pytest.raises(httpx.ConnectError):
             await http.get(address)
 
@@ -319,8 +328,11 @@ async def test_what_outlasts_its_grace_is_told_so_and_lives_on(monkeypatch: pyte
                 asyncio.create_task(http.post(address + CHAT, json=asked(stream=stream), headers=key(f"r{stream:d}")))
                 for stream in (False, True)
             ]
-            await running(up.bus, "r0", "r1")
+            await running(up.bus, "local", "r0", "r1")
+            watched = await http.send(http.build_request("GET", f"{address}/v1/requests/r1/events"), stream=True)
         plain, stream = await asyncio.gather(*asking)
+        seen = events((await watched.aread()).decode())
+        assert texts(seen) == "".join(TOKENS[: len(seen)])
         assert (plain.status_code, plain.json()["error"]["code"]) == (502, "upstream_interrupted")
         assert "/v1/requests/r1" in ends_with_an_error(stream.text)["message"]
         assert await up.bus.bus.last(CANCELS, ">") is None
@@ -331,11 +343,11 @@ async def test_what_outlasts_its_grace_is_told_so_and_lives_on(monkeypatch: pyte
                 assert told["reply"]["message"]["content"] == "".join(TOKENS[:5])
 
 
-async def running(whole: Inside, *rids: str) -> None:
+async def running(whole: Inside, client: str, *rids: str) -> None:
     """Wait until each is being answered, and its first pieces are out."""
     async with asyncio.timeout(SOON_S):
         for rid in rids:
-            while await whole.bus.last(EVENTS, f"llm.evt.local.{rid}.attempt_started") is None:
+            while await whole.bus.last(EVENTS, f"llm.evt.{client}.{rid}.attempt_started") is None:
                 await asyncio.sleep(0.01)
-        while await whole.bus.last(CHUNKS, f"llm.chunk.local.{rids[-1]}.*") is None:
+        while await whole.bus.last(CHUNKS, f"llm.chunk.{client}.{rids[-1]}.*") is None:
             await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from adapters.bus import JetStreamBus, open_bus
 from adapters.mailbox import Heard, Mailbox
 from adapters.streaming import Stream, feed
-from router.errors import BusError, RequestFailedError, TooLargeError, UnavailableError
+from router.errors import BusError, RequestFailedError, TooLargeError
 from router.ports import NO_HEADERS, Headers, Letter
 from schemas import headers as h
 from schemas.chunk import Chunk
@@ -236,12 +236,12 @@ async def stored_reply(mailbox: Mailbox, ticket: Ticket) -> Letter | None:
 
 async def await_reply(mailbox: Mailbox, heard: Heard, ticket: Ticket) -> Letter:
     """The reply to this very request, expected since before it was submitted. Raises RequestFailedError."""
-    timeout_s = (max(0, ticket.deadline_ms) + REPLY_GRACE_MS) / 1000
-    letter = None
     if ticket.repeated:
-        with suppress(UnavailableError):
-            letter = await stored_reply(mailbox, ticket)
-    letter = letter or await mailbox.wait(
+        with suppress(BusError):  # it is away: the wait looks again
+            if stored := await stored_reply(mailbox, ticket):
+                return stored
+    timeout_s = (max(0, ticket.deadline_ms) + REPLY_GRACE_MS) / 1000
+    letter = await mailbox.wait(
         heard, ticket.client, ticket.request_id, timeout_s, request_hash=ticket.request_hash, seq=ticket.seq
     )
     if letter is None:

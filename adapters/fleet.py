@@ -200,7 +200,10 @@ def fold(bus: BusHealth, routers: int, nodes: Mapping[str, NodeHealth], as_of_ms
 def _unwell(said: Health) -> str | None:
     """What is not as it should be on a node that answers."""
     words = ["it drains: it takes nothing new"] if said.draining else []
-    words += [f"{name}: {state.why_not}" for name, state in said.backends.items() if state.why_not]
+    backends = {name: state.why_not for name, state in said.backends.items() if state.why_not}
+    words += [f"{name}: {why}" for name, why in backends.items()]
+    models = {name: model.why_not for name, model in said.models.items() if model.why_not}
+    words += [f"{name}: {why}" for name, why in models.items() if why not in backends.values()]
     if out := [name for name, model in said.models.items() if not model.usable]:
         words.append(f"not usable: {', '.join(out)}")
     if by_loopback := [name for name, model in said.models.items() if model.stand_in]:

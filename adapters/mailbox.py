@@ -1,9 +1,11 @@
-"""Replies as they come, by client and request id: one subscription per client, many waiting at once."""
+"""Replies as they come, and pieces of streams, by client and request id: one subscription per client, many waiting at
+once.
+"""
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -12,7 +14,7 @@ from adapters.bus import JetStreamBus
 from router.errors import UnavailableError
 from router.ports import Headers, Letter
 from schemas import headers as h
-from subjects import Reply, parse
+from subjects import Chunk, Reply, parse
 from subjects.streams import REPLIES
 
 MAX_CLIENTS = 256
@@ -20,6 +22,8 @@ LOOK_AGAIN_S = 5.0
 """A reply that came while the connection was away is in the stream: look there now and then."""
 
 Heard = asyncio.Queue[Letter]
+OnPiece = Callable[[str, bytes, Headers], None]
+"""Called with subject, data and headers."""
 
 
 class Mailbox:
@@ -29,6 +33,9 @@ class Mailbox:
         self._bus = bus
         self._clients: OrderedDict[str, AsyncExitStack] = OrderedDict()
         self._expected: dict[tuple[str, str], set[Heard]] = {}
+        self._speaking: set[str] = set()
+        """Clients whose pieces are heard too."""
+        self._streams: dict[tuple[str, str], list[OnPiece]] = {}
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -40,19 +47,36 @@ class Mailbox:
         for stack in self._clients.values():
             await stack.aclose()
 
-    async def open(self, client: str) -> None:
-        """Hear this client's replies from now on; await it before publishing the request."""
+    async def open(self, client: str, *, pieces: bool = False) -> None:
+        """Hear this client's replies from now on, and `pieces` too; await it before publishing the request."""
+        if client in self._clients and (client in self._speaking or not pieces):
+            self._clients.move_to_end(client)
+            return
         async with self._opening:
-            if client in self._clients:
-                self._clients.move_to_end(client)
-                return
-            stack = AsyncExitStack()
-            await stack.enter_async_context(
-                self._bus.listen(str(Reply(client, "x")).removesuffix("x") + "*", self._heard)
-            )
-            self._clients[client] = stack
+            if client not in self._clients:
+                stack = AsyncExitStack()
+                await stack.enter_async_context(
+                    self._bus.listen(str(Reply(client, "x")).removesuffix("x") + "*", self._heard)
+                )
+                self._clients[client] = stack
+            if pieces and client not in self._speaking:
+                every = str(Chunk(client, "x", 0)).removesuffix("x.0") + ">"
+                await self._clients[client].enter_async_context(self._bus.listen(every, self._heard_piece))
+                self._speaking.add(client)
             if len(self._clients) > MAX_CLIENTS:
                 await self._forget_an_idle_one()
+
+    @contextmanager
+    def hearing(self, client: str, rid: str, on_piece: OnPiece) -> Iterator[None]:
+        """What is heard of this stream from here on, of a client that is open for pieces."""
+        hearers = self._streams.setdefault((client, rid), [])
+        hearers.append(on_piece)
+        try:
+            yield
+        finally:
+            hearers.remove(on_piece)
+            if not hearers:
+                del self._streams[client, rid]
 
     @contextmanager
     def expecting(self, client: str, rid: str) -> Iterator[Heard]:
@@ -112,11 +136,18 @@ class Mailbox:
             for heard in self._expected.get((address.client, address.rid), ()):
                 heard.put_nowait(Letter(subject, data, headers, 0, 0))
 
+    def _heard_piece(self, subject: str, data: bytes, headers: Headers) -> None:
+        address = parse(subject)
+        if isinstance(address, Chunk):
+            for on_piece in self._streams.get((address.client, address.rid), ()):
+                on_piece(subject, data, headers)
+
     async def _forget_an_idle_one(self) -> None:
         busy = {client for client, _ in self._expected}
         *others, _newest = self._clients
         for client in others:
             if client not in busy:
+                self._speaking.discard(client)
                 await self._clients.pop(client).aclose()
                 return
         raise UnavailableError("llm.res", f"{MAX_CLIENTS} clients wait already")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from adapters.client import Ticket, any_reply, await_reply, stored_reply, submit
 from adapters.edge.ports import Pending, Submission
 from adapters.edge.states import RequestPage, RequestState
 from adapters.mailbox import Heard, Mailbox
-from adapters.streaming import Feed, feed
+from adapters.streaming import Feed, Pieces, feed
 from router.errors import BusError, LlmbusError, RequestFailedError
 from router.ports import Letter
 from schemas.chunk import Chunk
@@ -95,11 +95,13 @@ class BusRequests:
     @asynccontextmanager
     async def opened(self, submission: Submission) -> AsyncIterator[Pending]:
         client, rid = submission.client, submission.rid
-        async with AsyncExitStack() as stack:
+        pieces = Feed(self._bus, client, rid, Pieces()) if submission.stream else None
+        with ExitStack() as stack:
             async with self._in_time(rid, submitting=True):
-                await self.mailbox.open(client)
+                await self.mailbox.open(client, pieces=submission.stream)
                 heard = stack.enter_context(self.mailbox.expecting(client, rid))
-                pieces = await stack.enter_async_context(feed(self._bus, client, rid)) if submission.stream else None
+                if pieces is not None:
+                    stack.enter_context(self.mailbox.hearing(client, rid, pieces.hear))
                 ticket = await self._submit(submission)
             pending = BusPending(self, submission, heard, ticket)
             pending.pieces = pieces
@@ -151,7 +153,7 @@ class BusRequests:
                 async for item in items:
                     yield item if isinstance(item, Chunk) else Reply.decode(item.data)
             except (BusError, TimeoutError) as error:
-                raise _away(rid, f"its reply cannot be had: {error or 'none came'}", unknown=False) from None
+                raise _away(rid, f"its reply cannot be had: {str(error) or 'none came'}", unknown=False) from None
 
     async def withdraw(self, client: str, rid: str) -> None:
         """One of its callers has hung up. It is still counted."""
@@ -199,7 +201,7 @@ class BusRequests:
             async with asyncio.timeout(ACCEPT_S):
                 yield
         except (BusError, TimeoutError) as error:
-            raise _away(rid, f"the bus did not do it: {error or 'no answer'}", unknown=submitting) from None
+            raise _away(rid, f"the bus did not do it: {str(error) or 'no answer'}", unknown=submitting) from None
         except RequestFailedError as error:
             if error.error.type is not ErrorType.STORAGE_UNAVAILABLE:
                 raise

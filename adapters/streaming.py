@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -99,18 +100,17 @@ async def feed(
     bus: JetStreamBus, client: str, rid: str, *, attempt_id: str | None = None, after: int = -1
 ) -> AsyncIterator["Feed"]:
     """Hears the pieces of a request from here on. Raises AttemptIdError."""
-    subject = str(ChunkSubject(client, rid, 0)).removesuffix("0") + "*"
-    heard = Feed(bus, subject, Pieces(attempt_id, after))
-    async with bus.listen(subject, heard.hear):
+    heard = Feed(bus, client, rid, Pieces(attempt_id, after))
+    async with bus.listen(heard.subject, heard.hear):
         yield heard
 
 
 class Feed:
-    """Made by `feed`."""
+    """The pieces of one request, as long as somebody calls `hear` with each that comes; `feed` sees to that."""
 
-    def __init__(self, bus: JetStreamBus, subject: str, pieces: Pieces) -> None:
+    def __init__(self, bus: JetStreamBus, client: str, rid: str, pieces: Pieces) -> None:
         self._bus = bus
-        self._subject = subject
+        self.subject = str(ChunkSubject(client, rid, 0)).removesuffix("0") + "*"
         self._pieces = pieces
         self._heard: asyncio.Queue[Chunk | None] = asyncio.Queue()
         self._read_to = 0
@@ -137,8 +137,7 @@ class Feed:
                     await self._fill()
                 for chunk in self._pieces.ready():
                     yield chunk
-                async with asyncio.timeout(silence_s):
-                    heard = await self._heard.get()
+                heard = await self._next(silence_s)
                 if heard is None:
                     break
                 self._pieces.add(heard)
@@ -150,6 +149,12 @@ class Feed:
             await asyncio.wait((replied,))
             if not replied.cancelled():
                 replied.exception()  # whoever left early has no use for it
+
+    async def _next(self, silence_s: float | None) -> Chunk | None:
+        if silence_s is None:
+            return await self._heard.get()
+        async with asyncio.timeout(silence_s):
+            return await self._heard.get()
 
     async def _rest(self, letter: Letter) -> AsyncIterator[Chunk]:
         """What was stored and not heard, as after a connection that was lost."""
@@ -179,7 +184,7 @@ class Feed:
     async def _look(self) -> bool:
         """Take what was stored since the last look; False when the bus is away."""
         try:
-            async for letter in self._bus.read(CHUNKS, self._subject, start_seq=self._read_to + 1):
+            async for letter in self._bus.read(CHUNKS, self.subject, start_seq=self._read_to + 1):
                 self._read_to = letter.seq
                 if chunk := _chunk(letter.data):
                     self._stored_to = max(self._stored_to, (*_order(chunk.attempt_id), chunk.n))
@@ -199,6 +204,7 @@ def _chunk(data: bytes) -> Chunk | None:
     return chunk
 
 
+@lru_cache(1024)
 def _order(attempt_id: str) -> tuple[int, int]:
     """`10.1` comes after `2.1`."""
     attempt, _, delivery = attempt_id.partition(".")

@@ -1,6 +1,7 @@
 """The HTTP edge put together: the bus, the policy in force, who may ask, and the server."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from adapters.bus import open_bus
 from adapters.edge.app import create_app
 from adapters.edge.ports import Edge
+from adapters.edge.server import CONNECTIONS, BoundedProtocol
 from adapters.fleet import Fleet
 from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
@@ -30,6 +32,10 @@ GRACE_S = 30
 """What answers under way have to end when the edge is told to; then they are cut off, and can be fetched."""
 KEEP_ALIVE_S = 30
 BACKLOG = 512
+LOST_S = 60
+"""A caller whose machine answers nothing for so long is gone."""
+SPARE_FILES = 128
+"""For all that is no connection."""
 
 
 class EdgeError(LlmbusError):
@@ -87,16 +93,39 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         raise EdgeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+    _notice_the_lost(listener)
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 
 
+def _notice_the_lost(listener: socket.socket) -> None:
+    """Callers that vanish without a word are found out; every connection has this from its listener."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # Linux, macOS
+    if idle is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, idle, LOST_S)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_S * 1_000)
+
+
+def _room() -> int:
+    """How many connections fit into the files that this process may open, which are made more if they are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, min(CONNECTIONS, soft - SPARE_FILES))
+    return CONNECTIONS
+
+
 @asynccontextmanager
 async def _serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[str]:
     config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        app, loop="none", http=BoundedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACE_S, backlog=BACKLOG,
+        limit_concurrency=_room(),
     )  # fmt: skip
     config.load()
     server = uvicorn.Server(config)

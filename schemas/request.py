@@ -58,7 +58,7 @@ class Preferences(Wire):
     stop: list[str] | str | None = None
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
-    """How long a model may think; absent: as it likes; `auto`: the same, and it is told so where it has to be told."""
+    """How long a model may think, where it can; absent: as it likes; `auto`: the same, said where it must be said."""
 
 
 class Constraints(Wire):

@@ -1,6 +1,7 @@
 """A connection to nats-server that survives the server, and says so when it cannot be had."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
@@ -20,6 +21,7 @@ RECONNECT_WAIT_S = 0.1
 PING_INTERVAL_S = 5
 PENDING_BYTES = 64 << 20
 DRAIN_TIMEOUT_S = 5
+_NAME = re.compile(r"[!-9;-~]+\Z")
 
 
 Direct = Callable[[str, str, bytes, Headers], None]
@@ -27,10 +29,11 @@ Direct = Callable[[str, str, bytes, Headers], None]
 
 
 class BusClient(Client):
-    """nats-py's client with two differences in how it reads.
+    """nats-py's client with three differences in how it reads.
 
-    A subject that is not UTF-8, which the server takes, does not end the reading of everything. And what comes on a
-    direct subscription is handed over at once, without a queue and a task of its own in between.
+    Neither a subject that is not UTF-8, which the server takes, nor the server's answer to a flush that nobody waits
+    for any more ends the reading of everything. And what comes on a direct subscription is handed over at once, without
+    a queue and a task of its own in between.
     """
 
     def __init__(self) -> None:
@@ -61,17 +64,36 @@ class BusClient(Client):
         if handler is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
-        parsed = await self._process_headers(headers) if headers else None
+        parsed = (_headers(headers) or await self._process_headers(headers)) if headers else None
         try:
             handler(subject.decode(errors="replace"), reply.decode(), data, parsed or NO_HEADERS)
         except Exception:
             log.exception("bus.handler_failed", subject=subject.decode(errors="replace"))
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
         readable = subject.decode(errors="replace").encode()
         return super()._build_message(sid, readable, reply, data, headers)  # type: ignore[no-any-return]
+
+
+def _headers(block: bytes) -> Headers | None:
+    """A block as this project writes them, in a fifth of the library's time; None for any other."""
+    version, *lines, end, last = block.decode(errors="replace").split("\r\n")
+    if version != "NATS/1.0" or end or last:
+        return None
+    parsed = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.match(name):
+            return None
+        parsed[name] = value.strip()
+    return parsed
 
 
 async def _unused(_msg: Msg) -> None:

@@ -97,16 +97,15 @@ class JetStreamBus:
 
     @asynccontextmanager
     async def listen(self, subject: str, on_message: Callable[[str, bytes, Headers], None]) -> AsyncIterator[None]:
-        async def received(msg: Msg) -> None:
-            on_message(msg.subject, msg.data, msg.headers or NO_HEADERS)
+        def received(heard: str, _reply: str, data: bytes, headers: Headers) -> None:
+            on_message(heard, data, headers)
 
-        sub = await self.client.subscribe(subject, cb=received)
-        await self.fence()
+        end = await self.client.subscribe_direct(subject, received)
         try:
+            await self.fence()
             yield
         finally:
-            if not self.client.is_closed:
-                await sub.unsubscribe()
+            await end()
 
     async def fence(self) -> None:
         """What was subscribed before this is known to the server after it; one flush alone is no proof."""

@@ -49,18 +49,18 @@ def _assistant(blocks: list[Block]) -> Iterator[Block]:
 
 
 def _user(blocks: list[Block]) -> Iterator[Block]:
-    """First the results of tools. An image among them follows in the user's own words: few others take it in place."""
-    images: list[Block] = []
+    """First the results of tools. An image in one of them follows in the user's own words: few others take it there."""
+    seen: list[Block] = []
     for block in blocks:
         if block.get("type") == "tool_result":
             parts = [*_parts(block.get("content") or [], result=True)]
-            shown = [part for part in parts if part["type"] == "image_url"]
+            shown = [part for part in parts if part["type"] != "text"]
             text = "\n".join(part["text"] for part in parts if part["type"] == "text")
-            text = text or ("[see the image below]" if shown else "")
-            images += shown
+            text = text or ("[see below]" if shown else "")
+            seen += shown
             content = f"Error: {text}" if block.get("is_error") else text
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": _marked(content, block)}
-    if parts := [*images, *_parts(blocks)]:
+    if parts := [*seen, *_parts(blocks)]:
         yield {"role": "user", "content": _joined(parts)}
 
 
@@ -70,8 +70,8 @@ def _call(block: Block) -> Block:
 
 
 def _parts(content: str | list[Block], *, result: bool = False) -> Iterator[Block]:
-    """Texts and images. Of what is unknown its text; in the `result` of a tool, which nobody can mend, at least a
-    note."""
+    """Texts, images and documents. Of what is unknown its text; in the `result` of a tool, which nobody can mend, at
+    least a note."""
     for block in _blocks(content):
         match block:
             case {"type": "thinking" | "redacted_thinking" | "tool_use" | "tool_result"}:
@@ -85,15 +85,14 @@ def _parts(content: str | list[Block], *, result: bool = False) -> Iterator[Bloc
                 yield from _parts(inner, result=result)
             case {"type": "search_result", "content": list(inner)}:
                 yield from _parts(inner, result=result)
+            case {"type": "document", "source": {"type": "base64"} as source} if url := _url(source):
+                file = {"file_data": url, "filename": str(block.get("title") or "document.pdf")}
+                yield _with_mark({"type": "file", "file": file}, block)
             case {"type": "image" | "document" as kind} if not result:
-                raise ValueError(
-                    f"messages: of a {kind} only what is text, base64 of an image or an image's url is taken"
-                )
+                raise ValueError(f"messages: the source of a {kind} is base64, or the url of an image")
             case _ if result:
-                yield {
-                    "type": "text",
-                    "text": f"[{str(block.get('type'))[:40]} left out: only texts and images are taken]",
-                }
+                note = f"[{str(block.get('type'))[:40]} left out: it is neither text nor image nor document]"
+                yield {"type": "text", "text": note}
 
 
 def _url(source: Block) -> str | None:

@@ -10,17 +10,18 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Final
 
 import structlog
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.edge import facts
-from adapters.edge.door import Asked, Door, NoRouteError, Shape
+from adapters.edge.door import Asked, Door, NoRouteError, Shape, Speech
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
 from adapters.edge.line import CallerGoneError, Line
 from adapters.edge.ports import Edge, Pending, Submission
@@ -37,7 +38,32 @@ log = structlog.get_logger(__name__)
 
 BODY_S: Final = 30.0
 """What a body may take to arrive."""
+BOM: Final = b"\xef\xbb\xbf"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+"""W3C trace context; anything else is dropped."""
+EVENT_IDS: Final = "x-llm-event-ids"
+"""Whoever sends `true` has in each event of a stream where it stands, and can go on behind it at another edge. Asked
+for, because some clients read nothing but lines of data."""
 _RESERVED = re.compile(r"seq-[0-9]+\Z")
+
+
+class Room:
+    """What all bodies that are still arriving may hold together, in this process."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes = most_bytes
+
+    def take(self, size: int) -> bool:
+        if size > self._left_bytes:
+            return False
+        self._left_bytes -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._left_bytes += size
+
+
+ARRIVING: Final = Room(64_000_000)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -62,7 +88,7 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
         submitted = await admitted(edge, submission(asked, client, rid, request.headers))
         wait_s = respond_async(",".join(request.headers.getlist("prefer")))
         if wait_s is None:
-            return Answering(edge, door, asked, submitted)
+            return Answering(edge, door, asked, submitted, placed=request.headers.get(EVENT_IDS) == "true")
         return await accepted(edge, door, asked, submitted, wait_s)
     except RequestFailedError as refusal:
         return failed(edge, door, refusal.error, refusal.reply)
@@ -72,7 +98,10 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
 
 def read(edge: Edge, door: Door, body: bytes, headers: Mapping[str, str], rid: str) -> Asked:
     """Raises RequestFailedError: bad_request, no_route."""
+    body = body.removeprefix(BOM)
     try:
+        if b"NaN" in body or b"Infinity" in body:
+            from_json(body, allow_inf_nan=False)  # JSON has no such numbers, though its readers do
         asked = door.read(body, headers, edge.policy())
     except NoRouteError as error:
         raise RequestFailedError.of(ErrorType.NO_ROUTE, rid, str(error)) from None
@@ -143,23 +172,30 @@ def refused(
 
 
 async def read_body(request: Request, limit: int, rid: str) -> bytes:
-    """Raises RequestFailedError: payload_too_large, bad_request."""
+    """Raises RequestFailedError: payload_too_large, bad_request, overloaded."""
     content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if content_type not in (JSON, "text/plain") and not content_type.endswith("+json"):
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"send {JSON}, not {content_type[:64]!r}")
     too_large = RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
     if int(_digits(request.headers.get("content-length", ""))) > limit:
         raise too_large
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = taken = 0
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
                     raise too_large
+                if not ARRIVING.take(len(part)):
+                    words = "too many large requests are arriving at once"
+                    raise RequestFailedError.of(ErrorType.OVERLOADED, rid, words, retry_after_ms=1_000)
+                taken = size
                 parts.append(part)
     except TimeoutError:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"the body took over {BODY_S:g} s") from None
+    finally:
+        ARRIVING.give_back(taken)
     return b"".join(parts)
 
 
@@ -168,10 +204,10 @@ def _digits(length: str) -> str:
 
 
 def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) -> Submission:
-    trace = headers.get(h.TRACEPARENT)
+    trace = headers.get(h.TRACEPARENT, "")
     return Submission(
         client, rid, asked.capability, asked.request.encode(), asked.request.deadline_ms, asked.request.stream,
-        {h.TRACEPARENT: trace} if trace and trace.isascii() and len(trace) < 128 else {},
+        {h.TRACEPARENT: trace} if _TRACEPARENT.match(trace) else {},
         named="idempotency-key" in headers,
     )  # fmt: skip
 
@@ -179,14 +215,18 @@ def submission(asked: Asked, client: str, rid: str, headers: Mapping[str, str]) 
 class Answering(Response):
     """The answer to an admitted request, whole or as a stream, while its caller listens."""
 
-    def __init__(self, edge: Edge, door: Door, asked: Asked, submission: Submission) -> None:
+    def __init__(self, edge: Edge, door: Door, asked: Asked, submission: Submission, *, placed: bool = False) -> None:
         super().__init__()
+        self._placed = placed
         self._edge = edge
         self._door = door
         self._asked = asked
         self._submission = submission
         self._rid = submission.rid
-        self._speech = door.speech(asked, submission.rid)
+
+    @cached_property
+    def _speech(self) -> Speech:
+        return self._door.speech(self._asked, self._rid)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line = Line(receive, send)
@@ -243,10 +283,12 @@ class Answering(Response):
                 words = f"the attempt that was answering broke off; the whole answer will be at {place(self._rid)}"
                 raise RequestFailedError.of(ErrorType.UPSTREAM_INTERRUPTED, self._rid, words, spent="unknown")
             if told.follows(item) and has_content(item):
-                await line.begin(facts.of_chunk(self._rid, first or item))
+                if not line.begun:
+                    await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                await line.write(self._speech.piece(piece))
+                at = f"id: {item.attempt_id}:{item.n}\n".encode() if self._placed else b""
+                await line.write(at + self._speech.piece(piece))
 
     async def _finish(self, line: Line, told: Told, reply: Reply) -> None:
         if reply.error is not None:

@@ -91,9 +91,7 @@ def memory_told(policy: Policy, heard: Mapping[str, Heartbeat]) -> dict[str, Any
 
 
 def memory_gb(model: Model, state: ModelState | None) -> float:
-    """What it takes on a node: as measured there, else as the policy has it. A stand-in takes nothing."""
-    if state is not None and state.stand_in:
-        return 0.0
+    """What it takes on a node: as measured there, else as the policy has it."""
     measured = _gb(state.memory_bytes) if state else None
     return model.memory_gb if measured is None else measured
 

@@ -5,8 +5,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from adapters.edge.door import Asked, Shape, Speech, placed
+from adapters.edge import sse
+from adapters.edge.door import Asked, Shape, placed
+from adapters.edge.errors import error_body
 from adapters.edge.wishes import Wishes, from_headers, request
+from schemas.chunk import Chunk
+from schemas.failure import Error
 from schemas.policy import Policy
 from schemas.reply import Reply
 from schemas.vectors import unpacked
@@ -69,5 +73,20 @@ class Embeddings:
         # Words can say for themselves that no model wrote them; vectors cannot.
         return said if reply.notice is None else {**said, "notice": reply.notice}
 
-    def speech(self, asked: Asked, rid: str) -> Speech:
-        raise NotImplementedError("vectors are not streamed, and `read` never says so")
+    def speech(self, asked: Asked, rid: str) -> "Silence":
+        return Silence()
+
+
+class Silence:
+    """Vectors are never streamed: there is nothing to say but an error."""
+
+    ping = sse.PING
+
+    def piece(self, chunk: Chunk) -> bytes:
+        return b""
+
+    def end(self, reply: Reply) -> bytes:
+        return b""
+
+    def error(self, error: Error, status: int) -> bytes:
+        return sse.event(error_body(error, status, "openai"))

@@ -1,7 +1,7 @@
 """What OpenAI's doors share: the types of their fields, and words for what cannot be had here."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Never
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -33,9 +33,9 @@ def only(*harmless: Any, because: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def wrong(path: str, words: str) -> Never:
-    """Refuse what stands at that path, in the form of pydantic's own refusals."""
-    raise ValueError(f"{path}: {words}")
+def wrong(path: str, words: str) -> ValueError:
+    """What stands at that path is refused, in the form of pydantic's own refusals."""
+    return ValueError(f"{path}: {words}")
 
 
 def effort(said: Effort | None) -> str | None:
@@ -47,7 +47,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     for n, message in enumerate(messages):
         path = f"messages.{n}"
         if message.get("function_call") is not None:
-            wrong(f"{path}.function_call", "the older form is not taken: use tool_calls, and tool messages")
+            raise wrong(f"{path}.function_call", "the older form is not taken: use tool_calls, and tool messages")
         content, calls = message.get("content"), message.get("tool_calls")
         for m, part in enumerate(content if isinstance(content, list) else ()):
             check_part(f"{path}.content.{m}", part)
@@ -56,9 +56,11 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 case {"function": {"name": str(), "arguments": str()}}:
                     pass
                 case _:
-                    wrong(f"{path}.tool_calls.{m}", "it needs function.name and, as JSON text, function.arguments")
+                    raise wrong(
+                        f"{path}.tool_calls.{m}", "it needs function.name and, as JSON text, function.arguments"
+                    )
         if message.get("role") == "tool" and not isinstance(message.get("tool_call_id"), str):
-            wrong(f"{path}.tool_call_id", "a tool message names the call that it answers")
+            raise wrong(f"{path}.tool_call_id", "a tool message names the call that it answers")
 
 
 def check_part(path: str, part: Any) -> None:
@@ -68,21 +70,21 @@ def check_part(path: str, part: Any) -> None:
         case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
             check_image(f"{path}.image_url", url)
         case {"type": "text" | "refusal" | "image_url" as kind}:
-            wrong(
+            raise wrong(
                 f"{path}.{kind}", f"a part of type {kind} has it, {'with a url' if kind == 'image_url' else 'a text'}"
             )
         case {"type": str(kind)} if kind in UNTAKEN:
-            wrong(f"{path}.type", f"no provider here takes {UNTAKEN[kind]}; send texts and images")
+            raise wrong(f"{path}.type", f"no provider here takes {UNTAKEN[kind]}; send texts and images")
         case {"type": str()}:
             pass  # some server may know it; the others' adapters refuse it
         case _:
-            wrong(f"{path}.type", "each part of a content says what it is: text, image_url")
+            raise wrong(f"{path}.type", "each part of a content says what it is: text, image_url")
 
 
 def check_image(path: str, url: str) -> None:
     head, base64, _ = url[:128].partition(";base64,")
     if not (url.startswith(("https://", "http://")) or (head.startswith("data:image/") and base64)):
-        wrong(path, "an image is an https: URL, or a data:image/...;base64, URL")
+        raise wrong(path, "an image is an https: URL, or a data:image/...;base64, URL")
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -90,13 +92,13 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
         match tool:
             case {"type": "function", "function": {"name": str(name)} as function} if name:
                 if not isinstance(function.get("parameters", {}), dict | None):
-                    wrong(f"tools.{n}.function.parameters", "they are a JSON schema, an object")
+                    raise wrong(f"tools.{n}.function.parameters", "they are a JSON schema, an object")
             case {"type": "function"}:
-                wrong(f"tools.{n}.function.name", "a function has a name")
+                raise wrong(f"tools.{n}.function.name", "a function has a name")
             case {"type": str(kind)}:
-                wrong(f"tools.{n}.type", f"{kind[:40]!r} {ELSEWHERE}")
+                raise wrong(f"tools.{n}.type", f"{kind[:40]!r} {ELSEWHERE}")
             case _:
-                wrong(f"tools.{n}.type", "it must be function")
+                raise wrong(f"tools.{n}.type", "it must be function")
 
 
 def chosen(
@@ -110,8 +112,10 @@ def chosen(
             names = [name_of(each) for each in allowed]
             if kept := [tool for tool in tools or () if name_of(tool) in names]:
                 return mode, kept
-            wrong("tool_choice", "none of the allowed tools is among tools")
-    wrong("tool_choice", "it may be auto, none, required, a function by its name, or allowed_tools that are functions")
+            raise wrong("tool_choice", "none of the allowed tools is among tools")
+    raise wrong(
+        "tool_choice", "it may be auto, none, required, a function by its name, or allowed_tools that are functions"
+    )
 
 
 def name_of(tool: Any) -> str | None:
@@ -126,6 +130,6 @@ def check_format(wish: dict[str, Any] | None) -> None:
         case None | {"type": "text" | "json_object"} | {"type": "json_schema", "json_schema": {"schema": dict()}}:
             pass
         case {"type": "json_schema"}:
-            wrong("response_format.json_schema", "it has a name, and its schema under `schema`")
+            raise wrong("response_format.json_schema", "it has a name, and its schema under `schema`")
         case _:
-            wrong("response_format.type", "it may be text, json_object or json_schema")
+            raise wrong("response_format.type", "it may be text, json_object or json_schema")

@@ -117,10 +117,14 @@ class Route:
         return OwnSpeech(lambda reply: self.answer(asked, reply))
 
     def _memory_gb(self, reply: Reply) -> float | None:
-        """What the model that answered takes on its node."""
+        """What the model that answered takes on its node; nothing where loopback stood in for it."""
         name = reply.model or ""
         model, node = self._policy().models.get(name), self._fleet.heard().get(reply.node or "")
-        return memory_gb(model, node.models.get(name) if node else None) if model else None
+        if model is None:
+            return None
+        if reply.notice:
+            return 0.0
+        return memory_gb(model, node.models.get(name) if node else None)
 
 
 class ApiChat:

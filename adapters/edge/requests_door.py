@@ -63,7 +63,8 @@ def requests_door(edge: Edge) -> APIRouter:
         """Server-sent: `piece`s of the answer, `attempt` when it starts over, `reply` or `error` as the last.
 
         Their ids are `<attempt>:<piece>`. Whoever was cut off goes on with `Last-Event-ID`, here or at another edge.
-        Pieces are there for requests that stream, and for some minutes; the reply for a day at least.
+        Pieces are there for requests that stream, and for some minutes; one that was lost is left out. The reply is
+        whole, and there for a day at least.
         """
         client = edge.identity.caller(request.headers, _shown(rid))
         place = _place(rid, after or request.headers.get("last-event-id"))

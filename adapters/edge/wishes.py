@@ -17,15 +17,22 @@ OBJECTS = frozenset({"constraints", "preferences"})
 class Wishes(BaseModel):
     """What a request may say to the router."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     capability: str | None = None
+    """What is needed, where `model` names nobody: a capability of the policy."""
     agent: str | None = None
+    """Who asks, for the policy's preferences of agents and for the audit."""
     task: str | None = None
+    """What kind of task it is, for the policy's rules."""
     urgency: Urgency = "normal"
+    """The urgent go first."""
     deadline_ms: int | None = None
+    """When the answer is of no use any more, in ms from the request's acceptance; at most 30 minutes."""
     constraints: Constraints = Constraints()
+    """What cannot be bent; in a header as JSON."""
     preferences: Preferences = Preferences()
+    """How it is best done; in a header as JSON."""
     buffered: bool = False
     """Of a stream: begin it only when the whole answer is there, so that any failure before is mended unseen."""
 

@@ -186,8 +186,11 @@ def _blocks(content: str | list[dict[str, Any]] | None) -> Iterator[Block]:
                 block: Block = {"type": "text", "text": text}
             case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
                 block = {"type": "image", "source": _image(url)}
+            case {"type": "file", "file": {"file_data": str(url), **named}}:
+                block = {"type": "document", "source": _pdf(url)}
+                block |= {"title": named["filename"]} if "filename" in named else {}
             case _:
-                raise unsupported(f"takes texts and images, not {str(part.get('type'))[:40]!r}")
+                raise unsupported(f"takes texts, images and files, not {str(part.get('type'))[:40]!r}")
         if cache_control := part.get("cache_control"):
             block["cache_control"] = cache_control
         yield block
@@ -196,10 +199,22 @@ def _blocks(content: str | list[dict[str, Any]] | None) -> Iterator[Block]:
 def _image(url: str) -> Block:
     if url.startswith(("https://", "http://")):
         return {"type": "url", "url": url}
-    head, comma, data = url.partition(";base64,")
-    if not head.startswith("data:image/") or not comma:
+    media_type, data = _inline(url)
+    if not media_type.startswith("image/"):
         raise unsupported("takes images as http(s) URLs, or as data: URLs in base64")
-    media_type = head.removeprefix("data:").partition(";")[0]
     if media_type not in {"image/jpeg", "image/png", "image/gif", "image/webp"}:
         raise unsupported(f"takes images as JPEG, PNG, GIF or WebP, not {media_type[:40]!r}")
     return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _pdf(url: str) -> Block:
+    media_type, data = _inline(url)
+    if media_type != "application/pdf":
+        raise unsupported("takes files as PDF, in data: URLs in base64")
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _inline(url: str) -> tuple[str, str]:
+    """Media type and base64 of a data: URL; empty ones of any other."""
+    head, comma, data = url.partition(";base64,")
+    return (head.removeprefix("data:").partition(";")[0], data) if head.startswith("data:") and comma else ("", "")

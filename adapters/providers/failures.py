@@ -24,6 +24,8 @@ _TOO_LONG = re.compile(
     r"|token count.{0,24} exceeds the maximum",
     re.I,
 )
+_TOO_LARGE_A_BATCH = re.compile(r"input \(\d+ tokens\) is too large to process", re.I)
+"""What llama-server says, with status 500, of a text that does not fit its batch; vectors are made in one."""
 _DEAD_KEY = re.compile(
     r"api[_ ]key[_ ](not[_ ]valid|invalid)|(invalid|incorrect)[_ ]api[_ ]key|insufficient_quota|credit balance"
     r"|billing_error|api usage limits|spend_limit|organization_on_hold|organization has been disabled"
@@ -66,6 +68,10 @@ def kind_of(status: int, text: str) -> FailureKind:
         return FailureKind.RATE_LIMITED
     if status >= 500 and _NO_ROOM.search(text):
         return FailureKind.INSUFFICIENT_MEMORY
+    if status >= 500 and _TOO_LARGE_A_BATCH.search(text):
+        return FailureKind.CONTEXT_TOO_LONG
+    if status == 501:
+        return FailureKind.UNSUPPORTED
     if status in {408, 409, 499} or status >= 500:
         return FailureKind.SERVER_ERROR
     return FailureKind.MALFORMED if status < 300 else FailureKind.BAD_REQUEST

@@ -138,10 +138,12 @@ def _parts(turn: ChatMessage, *, images: bool = True) -> list[dict[str, Any]]:
         match part:
             case {"image_url": {"url": str(url)} | str(url)} if images:
                 parts.append(_image(url))
+            case {"file": {"file_data": str(url)}} if images and url.startswith("data:"):
+                parts.append(_image(url))
             case {"text": str(text)} | {"refusal": str(text)}:
                 parts += [{"text": text}] if text else []
             case _:
-                raise _unsupported(f"takes texts and, from users, images, not {str(part.get('type'))[:40]!r}")
+                raise _unsupported(f"takes texts and, from users, images and files, not {str(part.get('type'))[:40]!r}")
     return parts
 
 

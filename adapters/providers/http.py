@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
@@ -30,6 +31,11 @@ Remedies = Mapping[int, str]
 """What to do about a status, for the one who reads the error."""
 NO_REMEDIES: Final[Remedies] = {}
 NO_HEADERS: Final[Mapping[str, str]] = {}
+OWN_HEADERS: Final = (
+    ("Accept", "*/*"), ("Accept-Encoding", "identity"), ("Connection", "keep-alive"),
+    ("Content-Type", "application/json"), ("User-Agent", f"python-httpx/{httpx.__version__}"),
+)  # fmt: skip
+PATIENCE: Final = {"timeout": {"connect": CONNECT_S, "read": None, "write": None, "pool": None}}
 _DATED: Final = re.compile(r"-\d{8}$")
 
 # Below that they write down each request, and word for word what upstreams say, a quoted key too.
@@ -52,19 +58,18 @@ class Upstream:
         for at, secret in enumerate(secrets, start=1):
             if not _fits_a_header(secret):
                 raise ValueError(f"key {at} for {self.name} is empty or has characters that no header may hold")
-        # Redirects, proxies and .netrc could each send a key somewhere else. How many calls run is bounded by the
+        # Asked by itself, without httpx's client, a transport follows no redirect and knows no proxy, cookie or .netrc,
+        # each of which could send a key somewhere else; and a call costs half. How many calls run is bounded by the
         # executor's slots. Reads have no limit here: `stream` knows better what it is waiting for.
-        self._client = httpx.AsyncClient(
-            base_url=parsed,
-            transport=Transport(httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)),
-            headers={"Accept-Encoding": "identity", "Content-Type": "application/json", **headers},
-            timeout=httpx.Timeout(None, connect=CONNECT_S),
-            follow_redirects=False,
-            trust_env=False,
+        self._transport = Transport(
+            httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
         )
+        self._url = parsed
+        self._urls: dict[str, httpx.URL] = {}
+        self._headers = [*OWN_HEADERS, *headers.items()]
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def stream(
         self, path: str, body: Mapping[str, Any], call: Call, reading: Reading, *, auth: httpx.Auth | None = None,
@@ -77,7 +82,7 @@ class Upstream:
         try:
             async with (
                 asyncio.timeout(call.first_token_ms / 1000) as patience,
-                self._client.stream("POST", path, content=content, auth=auth) as response,
+                self._asked("POST", path, content, auth) as response,
             ):
                 answered = response.status_code == httpx.codes.OK
                 if answered:
@@ -154,7 +159,7 @@ class Upstream:
         try:
             async with (
                 asyncio.timeout(within_s),
-                self._client.stream(method, path, content=content, auth=auth) as response,
+                self._asked(method, path, content, auth) as response,
             ):
                 if response.status_code != httpx.codes.OK:
                     failure = await self._refusal(response, remedies)
@@ -172,13 +177,30 @@ class Upstream:
         failure = self._fit_to_tell(failure)
         raise AttemptError(failure)
 
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, content: bytes | None, auth: httpx.Auth | None
+    ) -> AsyncIterator[httpx.Response]:
+        """Raises httpx.HTTPError."""
+        if (url := self._urls.get(path)) is None:
+            end = httpx.URL(path).raw_path.lstrip(b"/")
+            url = self._urls[path] = self._url.copy_with(raw_path=self._url.raw_path.rstrip(b"/") + b"/" + end)
+        request = httpx.Request(method, url, headers=self._headers, content=content, extensions=PATIENCE)
+        if auth is not None:
+            request = next(auth.sync_auth_flow(request))
+        response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
     async def _refusal(self, response: httpx.Response, remedies: Remedies) -> Failure:
         body = bytearray()
         try:
             async with asyncio.timeout(REFUSAL_S):
                 async for data in response.aiter_bytes():
                     body += data
-                    if len(body) > 2 * UPSTREAM_CHARS:
+                    if len(body) > 4 * UPSTREAM_CHARS:
                         break
         except (TimeoutError, httpx.HTTPError):
             pass  # the status is there

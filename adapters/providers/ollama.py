@@ -26,7 +26,7 @@ KEPT_S: Final = 2 * 3600
 THINK: Final[Mapping[ReasoningEffort | None, bool | str]] = {
     "none": False, "low": "low", "medium": "medium", "high": "high",
 }  # fmt: skip
-"""A model that cannot think refuses to be told to."""
+CANNOT_THINK: Final = "does not support thinking"
 
 
 class _Function(Wire):
@@ -75,8 +75,18 @@ class Ollama:
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, self._models.get(call.backend, UNKNOWN), call.chat)
-        reading = _OllamaReading(progress)
-        return await self._upstream.stream("/api/chat", body, call, reading, remedies=_remedies(call.backend))
+
+        async def ask() -> Answer:
+            reading = _OllamaReading(progress)
+            return await self._upstream.stream("/api/chat", body, call, reading, remedies=_remedies(call.backend))
+
+        try:
+            return await ask()
+        except AttemptError as error:
+            if not body.get("think") or CANNOT_THINK not in (error.failure.upstream or ""):
+                raise
+        del body["think"]
+        return await ask()
 
     async def embed(self, call: Call) -> Answer:
         async def ask(chat: Chat) -> Answer:

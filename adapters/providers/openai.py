@@ -6,13 +6,17 @@ from adapters.providers.embeddings import TEXTS_A_CALL, Made, Vectors, dimension
 from adapters.providers.failures import interrupted, malformed, said_in_stream, usage_of
 from adapters.providers.hosted import Hosted
 from adapters.providers.sse import DONE, EventReading
+from router.errors import AttemptError
 from router.ports import Call, Progress
 from schemas.base import Wire
+from schemas.failure import FailureKind
 from schemas.outcome import Answer, FinishReason
 from schemas.request import Chat, ChatMessage
 from schemas.work import Usage
 
 OPENAI_HOST: Final = "api.openai.com"
+PATH: Final = "/chat/completions"
+EFFORT: Final = "reasoning_effort"
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "length": "length",
     "max_tokens": "length",
@@ -74,7 +78,18 @@ class OpenAI(Hosted):
 
     async def chat(self, call: Call, progress: Progress) -> Answer:
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
-        return await self._upstream.chat("/chat/completions", body, call, lambda: _OpenAIReading(progress), self._keys)
+
+        async def ask() -> Answer:
+            return await self._upstream.chat(PATH, body, call, lambda: _OpenAIReading(progress), self._keys)
+
+        try:
+            return await ask()
+        except AttemptError as error:
+            told = error.failure.kind is FailureKind.BAD_REQUEST and EFFORT in (error.failure.upstream or "")
+            if not told or EFFORT not in body:
+                raise
+        del body[EFFORT]  # this model thinks in its own way, or not at all
+        return await ask()
 
     async def embed(self, call: Call) -> Answer:
         async def ask(chat: Chat) -> Answer:
@@ -113,7 +128,7 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
         "tool_choice": chat.tool_choice if chat.tools else None,
         "parallel_tool_calls": chat.parallel_tool_calls if chat.tools else None,
         "response_format": chat.response_format,
-        "reasoning_effort": None if chat.reasoning_effort == "auto" else chat.reasoning_effort,
+        EFFORT: None if chat.reasoning_effort == "auto" else chat.reasoning_effort,
     }
     return {name: value for name, value in body.items() if value is not None}
 

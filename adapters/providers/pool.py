@@ -6,10 +6,17 @@ which the cancelled call itself sees to. It also forgets a connection whose call
 calls share one that is not there yet; here that is closed, and a connection has one call at a time.
 """
 
+import time
+from typing import Final, cast
+
 import httpcore
 import httpx
 
+from adapters.providers.http1 import Http1Connection
 from adapters.providers.http2 import Http2Connection
+
+SWEEP_S: Final = 1.0
+"""So often all idle connections are looked at, whether their servers have left; else only the one to be used."""
 
 
 class Transport(httpx.AsyncHTTPTransport):
@@ -43,7 +50,7 @@ class _Connection(httpcore.AsyncHTTPConnection):
                 raise
             tls = stream.get_extra_info("ssl_object")
             http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
-            kind = Http2Connection if http2 else httpcore.AsyncHTTP11Connection
+            kind = Http2Connection if http2 else Http1Connection
             self._connection = kind(self._origin, stream, self._keepalive_expiry)
         try:
             return await self._connection.handle_async_request(request)
@@ -68,15 +75,46 @@ class _Connection(httpcore.AsyncHTTPConnection):
 
 
 class _Pool(httpcore.AsyncConnectionPool):
-    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+    _swept_s = 0.0
+
+    def create_connection(self, origin: httpcore.Origin) -> _Connection:
         return _Connection(origin, self._ssl_context, self._keepalive_expiry)
 
     def _assign_requests_to_connections(self) -> list[httpcore.AsyncConnectionInterface]:
+        """In one look at each, where httpcore's own looks at all of them for each, and asks the system about each."""
         owned = {id(request.connection) for request in self._requests}
-        orphans = []
-        for connection in [one for one in self._connections if isinstance(one, _Connection)]:
+        kept: list[_Connection] = []
+        closing: list[httpcore.AsyncConnectionInterface] = []
+        idle = 0
+        sweeping = (now_s := time.monotonic()) > self._swept_s + SWEEP_S
+        self._swept_s = now_s if sweeping else self._swept_s
+        for connection in cast("list[_Connection]", self._connections):
             connection.taken = id(connection) in owned
-            if not connection.taken and not connection.is_idle():
-                self._connections.remove(connection)
-                orphans.append(connection)
-        return orphans + super()._assign_requests_to_connections()
+            if connection.is_closed():
+                continue
+            if not connection.taken:
+                late = sweeping and connection.has_expired()
+                if late or not connection.is_idle() or idle >= self._max_keepalive_connections:
+                    closing.append(connection)
+                    continue
+                idle += 1
+            kept.append(connection)
+        for request in self._requests:
+            if request.is_queued():
+                request.assign_to_connection(self._chosen(kept, closing, request.request.url.origin))
+        self._connections = list[httpcore.AsyncConnectionInterface](kept)
+        return closing
+
+    def _chosen(
+        self, kept: list[_Connection], closing: list[httpcore.AsyncConnectionInterface], origin: httpcore.Origin
+    ) -> _Connection:
+        """One that is kept and still good, or a new one; taken."""
+        for connection in [one for one in kept if one.is_available() and one.can_handle_request(origin)]:
+            if not connection.has_expired():
+                connection.taken = True
+                return connection
+            kept.remove(connection)
+            closing.append(connection)
+        kept.append(connection := self.create_connection(origin))
+        connection.taken = True
+        return connection

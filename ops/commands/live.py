@@ -1,4 +1,4 @@
-"""`llmbus tail`, `llmbus nodes` and `llmbus providers`: what happens right now."""
+"""`llmbus tail`, `llmbus health`, `llmbus nodes` and `llmbus providers`: what happens right now."""
 
 from typing import Annotated
 
@@ -15,6 +15,23 @@ def tail(
     from ops.commands.tail import follow
 
     run_quietly(follow(nats_url, client, as_json=as_json))
+
+
+def health(nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False) -> None:
+    """Show how everything is: the bus, its routers, the nodes with their backends and models.
+
+    The exit code is 1 when nothing can be answered.
+    """
+    from ops.commands.health_screen import find_out, show
+    from ops.commands.screen import print_json
+
+    found = run_quietly(find_out(nats_url))
+    if as_json:
+        print_json(found)
+    else:
+        show(found)
+    if found.status == "down":
+        raise typer.Exit(1)
 
 
 def nodes(

@@ -1,4 +1,4 @@
-"""`llmbus schema`: the messages of the bus as JSON Schema."""
+"""`llmbus schema`: the messages of the bus as JSON Schema, and the HTTP edge as OpenAPI."""
 
 from pkgutil import resolve_name
 from typing import Annotated, Any
@@ -26,13 +26,18 @@ MESSAGES = {
 
 def schema(
     name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(MESSAGES)}; all of them without it.")] = None,
+    openapi: Annotated[bool, typer.Option("--openapi", help="The OpenAPI document of the HTTP edge instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the JSON Schema of the messages."""
+    """Print the JSON Schema of the messages, or the OpenAPI document of the HTTP edge."""
     from ops.commands.screen import print_json
     from router.errors import LlmbusError
 
-    if name is None:
+    if openapi:
+        from adapters.edge.app import openapi_document
+
+        print_json(openapi_document())
+    elif name is None:
         print_json({each: _schema(each) for each in MESSAGES})
     elif name in MESSAGES:
         print_json(_schema(name))

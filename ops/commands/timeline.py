@@ -59,7 +59,7 @@ def _request(found: Life) -> RenderableType:
 def _prompt(body: bytes) -> str:
     try:
         asked = json.loads(body)
-        text = asked.get("prompt") or asked["messages"][-1]["content"]
+        text = asked.get("prompt") or " | ".join(asked.get("embed") or ()) or asked["messages"][-1]["content"]
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
         text = body.decode(errors="replace")
     text = one_line(str(text))
@@ -150,7 +150,7 @@ def _reply(reply: Reply) -> RenderableType:
         text = one_line(reply.message.content)
         parts.append(Text(text if len(text) <= ANSWER_CHARS else f"{text[:ANSWER_CHARS]}…"))
     if reply.embeddings is not None:
-        parts.append(Text(f"{len(reply.embeddings)} vectors"))
+        parts.append(Text(f"vectors: {len(reply.embeddings)}"))
     if reply.notice:
         parts.append(Text(reply.notice, "yellow"))
     return Group(*parts)

@@ -14,6 +14,7 @@ from tests.support.bus import LLMBUS, LiveBus, Role, live_bus
 
 STREAMS = 50
 PIECES = 40
+ASYNC = {"prefer": "respond-async"}
 CHAT = "/v1/chat/completions"
 TEXT = " ".join(f"{n}번째 손님이 항구로 들어온다." for n in range(PIECES))
 ANSWERED_S = 20.0
@@ -70,20 +71,27 @@ async def told(http: httpx.AsyncClient, rid: str) -> dict[str, Any]:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(60)
-async def test_a_stream_goes_on_at_another_edge_when_its_own_is_killed() -> None:
+async def test_streams_go_on_at_another_edge_when_their_own_is_killed() -> None:
     async with live_bus() as live, edges(live, 2) as ((first, http), (_, another)):
-        rid = (await http.post(CHAT, json=asked("r", piece_ms=25), headers={"prefer": "respond-async"})).json()["id"]
-        before = await until_killed(first, events(http, rid))
-        after = [event async for event in events(another, rid, before[-1]["id"])]
-        assert 10 <= len(before) < PIECES, "it was killed amid them"
-        *pieces, reply = before + after
-        assert [piece["id"] for piece in pieces] == [f"1.1:{n}" for n in range(PIECES)], "no gap and no repeat"
-        assert "".join(piece["text"] for piece in pieces) == reply["message"]["content"] == f"r: {TEXT}"
-        assert (await told(another, rid))["state"] == "ok"
+        await http.post(CHAT, json=asked("watched", piece_ms=25), headers={"idempotency-key": "watched", **ASYNC})
+        watching = until_killed(first, events(http, "watched"))
+        headers = {"idempotency-key": "chat", "x-llm-event-ids": "true"}
+        chatting = until_killed(first, chat(http, asked("chat", piece_ms=25), headers))
+        for rid, before in zip(("watched", "chat"), await asyncio.gather(watching, chatting), strict=True):
+            *after, reply = [event async for event in events(another, rid, before[-1]["id"])]
+            assert 0 < len(before) < PIECES, "it was killed amid them"
+            pieces = before + after
+            assert [piece["id"] for piece in pieces] == [f"1.1:{n}" for n in range(PIECES)], "no gap and no repeat"
+            assert "".join(map(text_of, pieces)) == reply["message"]["content"] == f"{rid}: {TEXT}"
+            assert (await told(another, rid))["state"] == "ok"
+
+
+def text_of(event: dict[str, Any]) -> str:
+    return str(event["text"] if "text" in event else event["choices"][0]["delta"]["content"])
 
 
 async def until_killed(edge: LiveEdge, coming: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What came before it was killed amid it."""
+    """What came before it was killed, at the tenth at the latest."""
     came = []
     try:
         async for event in coming:
@@ -98,18 +106,33 @@ async def until_killed(edge: LiveEdge, coming: AsyncIterator[dict[str, Any]]) ->
 async def events(http: httpx.AsyncClient, rid: str, after: str = "") -> AsyncIterator[dict[str, Any]]:
     """As they come, behind one of them."""
     headers = {"last-event-id": after} if after else {}
-    event: dict[str, Any] = {}
     async with http.stream("GET", f"/v1/requests/{rid}/events", headers=headers) as response:
-        assert response.status_code == 200
-        async for line in response.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name in ("id", "event"):
-                event[name] = value
-            elif name == "data":
-                event |= json.loads(value)
-            elif not line and event:
-                yield event
-                event = {}
+        async for event in sent(response):
+            yield event
+
+
+async def chat(
+    http: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str]
+) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
+    async with http.stream("POST", CHAT, json=body, headers=headers) as response:
+        async for event in sent(response):
+            yield event
+
+
+async def sent(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The data of each event, with its id and its name."""
+    assert response.status_code == 200
+    event: dict[str, Any] = {}
+    place: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        name, _, value = line.partition(": ")
+        if name in ("id", "event"):
+            place[name] = value
+        elif name == "data":
+            event = json.loads(value)
+        elif not line and event:
+            yield event | place
+            event, place = {}, {}
 
 
 @pytest.mark.chaos
@@ -121,13 +144,12 @@ async def test_of_streams_under_way_none_is_silently_short(victim: str) -> None:
 
         async def stream(rid: str) -> tuple[str, bool]:
             """What was said, and whether it ended as whole; else it said that it did not."""
-            said, ended = [], False
+            said: list[str] = []
             async with http.stream(
                 "POST", CHAT, json=asked(rid, piece_ms=50), headers={"idempotency-key": rid}
             ) as response:
                 assert response.status_code == 200
                 async for line in response.aiter_lines():
-                    assert not ended, "nothing comes behind the end"
                     if line == "data: [DONE]":
                         return "".join(said), True
                     if line.startswith("data: "):
@@ -146,7 +168,6 @@ async def test_of_streams_under_way_none_is_silently_short(victim: str) -> None:
         assert not any(task.done() for task in streams)
         await asyncio.to_thread(live.restart, victim)
         ends = await asyncio.gather(*streams)
-        print("WHOLE", sum(w for _, w in ends))
         for n, (said, whole) in enumerate(ends):
             full = f"r{n}: {TEXT}"
             assert said == full if whole else full.startswith(said), f"r{n} said {said!r}"
@@ -156,3 +177,8 @@ async def test_of_streams_under_way_none_is_silently_short(victim: str) -> None:
             assert not any(whole for _, whole in ends), "what was killed amid its pieces cannot be whole"
         if victim == "router0":
             assert all(whole for _, whole in ends), "a router that comes back is only waited for"
+        if victim == "nats":
+            rid = (await http.post(CHAT, json=asked("later", piece_ms=1), headers=ASYNC)).json()["id"]
+            await told(http, rid)
+            kept = [event["event"] async for event in events(http, rid)]
+            assert kept == ["piece"] * PIECES + ["reply"], "pieces are kept again"

@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from uuid import uuid4
 
 import nats
@@ -15,7 +16,7 @@ from adapters.bus.clock import BusClock
 from router.errors import ConflictError, TooLargeError, UnavailableError
 from router.ports import Delivery, Letter, Question
 from subjects import Cancel, Dead, Event, Reply, Work
-from subjects.streams import CANCELS, DEAD, EVENTS, REPLIES, WORK, ConsumerSpec, work_consumer
+from subjects.streams import CANCELS, CHUNKS, DEAD, EVENTS, REPLIES, WORK, ConsumerSpec, work_consumer
 from tests.support.nats_server import OwnBroker
 
 
@@ -95,6 +96,34 @@ async def test_every_publish_survives_a_killed_broker_and_is_stored_once(broker:
         await asyncio.wait_for(asyncio.gather(all_of_them(), kill()), 30)
         stored = await letters_of(bus.read(EVENTS))
         assert sorted(int(letter.data) for letter in stored) == list(range(600))
+
+
+async def test_a_publish_that_is_given_up_is_not_sent_again(broker: OwnBroker) -> None:
+    async with open_bus(broker.url, name="test", make=True) as bus:
+        await asyncio.to_thread(broker.kill)
+        async with asyncio.timeout(10):
+            while bus.link().up:
+                await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await bus.publish(str(Event("npc-ai", "r1", "accepted")), b"given up", msg_id="id-1")
+        kept = asyncio.create_task(bus.publish(str(Event("npc-ai", "r2", "accepted")), b"kept", msg_id="id-2"))
+        await asyncio.to_thread(broker.start)
+        await asyncio.wait_for(kept, 10)
+        assert [letter.data for letter in await letters_of(bus.read(EVENTS))] == [b"kept"]
+
+
+async def test_what_a_broker_keeps_in_memory_has_its_stream_again_after_a_restart(broker: OwnBroker) -> None:
+    async with open_bus(broker.url, name="test", make=True) as bus:
+        await bus.publish("llm.chunk.npc-ai.r1.0", b"before")
+        await asyncio.to_thread(broker.restart)
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(UnavailableError):
+                    await bus.publish("llm.chunk.npc-ai.r1.1", b"after")
+                    break
+                await asyncio.sleep(0.01)
+        assert [letter.data for letter in await letters_of(bus.read(CHUNKS))] == [b"after"]
 
 
 async def test_the_link_says_since_when_it_stands_or_is_down(broker: OwnBroker) -> None:
@@ -275,6 +304,26 @@ async def test_messages_are_read_back_in_order_from_anywhere(nats_url: str) -> N
         assert later == letters[590:]
         assert await letters_of(bus.read(CANCELS, f"llm.cancel.{name()}.*")) == []
         assert await letters_of(bus.read(CANCELS, start_seq=seqs[-1] + 10_000)) == []
+
+
+async def test_messages_are_counted_and_the_newest_of_many_subjects_read_at_once(nats_url: str) -> None:
+    async with open_bus(nats_url, name="test", make=True) as bus:
+        client = name()
+        seqs = [(await bus.publish(str(Cancel(client, f"r{n % 5}")), str(n).encode())).seq for n in range(20)]
+        await bus.publish(str(Cancel(name(), "r0")), b"another's")
+        every = f"llm.cancel.{client}.*"
+        assert await bus.count(CANCELS, every) == 20
+        assert [await bus.count(CANCELS, every, seq) for seq in (seqs[0], seqs[7], seqs[-1], seqs[-1] + 1)] == [
+            20,
+            13,
+            1,
+            0,
+        ]
+        assert await bus.count(CANCELS, f"llm.cancel.{name()}.*") == 0
+        newest = await bus.lasts(CANCELS, [str(Cancel(client, rid)) for rid in ("r1", "r4", "nobody")])
+        assert [letter.data for letter in newest] == [b"16", b"19"]
+        assert await bus.lasts(CANCELS, []) == await bus.lasts(CANCELS, [str(Cancel(client, "nobody"))]) == []
+        assert len(await letters_of(bus.read(CANCELS, every, batch=3))) == 20
 
 
 async def test_large_messages_are_all_read(broker: OwnBroker) -> None:

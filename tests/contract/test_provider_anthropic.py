@@ -65,10 +65,12 @@ async def test_any_form_and_cut_of_the_stream_gives_the_same_answer(piece: int, 
     }[form]
     texts: list[str] = []
     thoughts: list[str] = []
-    answer = await ask(streaming(body, piece), progress=Progress(texts.append, thoughts.append))
+    records: list[dict[str, Any]] = []
+    progress = Progress(texts.append, thoughts.append, on_thinking_block=records.append)
+    answer = await ask(streaming(body, piece), progress=progress)
     assert answer.text == "".join(texts) == TEXT
     assert answer.reasoning == "".join(thoughts) == THOUGHT
-    assert answer.thinking_blocks == BLOCKS
+    assert answer.thinking_blocks == tuple(records) == BLOCKS
     assert answer.finish_reason == "stop"
     assert answer.usage == USAGE
 

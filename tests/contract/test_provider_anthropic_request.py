@@ -149,6 +149,13 @@ def test_images() -> None:
     ]
 
 
+def test_a_file_that_is_a_pdf() -> None:
+    file = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "항만.pdf"}}
+    body = body_of({"role": "user", "content": [file, {"type": "text", "text": "요약해 줘"}]})
+    source = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
+    assert body["messages"][0]["content"][0] == {"type": "document", "source": source, "title": "항만.pdf"}
+
+
 @pytest.mark.parametrize(
     ("wish", "choice"),
     [("auto", {"type": "auto"}), ("none", {"type": "none"}), ("required", {"type": "any"}),
@@ -195,6 +202,8 @@ def test_how_hard_a_model_thinks_is_said_in_the_words_of_its_generation(effort: 
 
 def test_thinking_is_left_as_it_is_unless_somebody_wishes() -> None:
     assert "thinking" not in body_of()
+    assert body_of(reasoning_effort="auto")["thinking"] == {"type": "adaptive"}
+    assert body_of(reasoning_effort="auto", backend=OLD).keys() == body_of(backend=OLD).keys()
     assert body_of(reasoning_effort="none")["thinking"] == {"type": "disabled"}
 
 
@@ -230,6 +239,12 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA
         {"messages": [{"role": "system", "content": [PICTURE]}, {"role": "user", "content": "이게 뭐죠?"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///etc/passwd"}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:text/csv;base64,AA"}}]}
+            ]
+        },
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/bmp;base64,AA"}]}]},
     ],
     ids=str,

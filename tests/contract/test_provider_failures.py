@@ -54,6 +54,8 @@ from tests.support.scripted_upstream import JSON, Ending, Exchange, ScriptedUpst
         (500, error("unable to allocate CUDA0 buffer"), FailureKind.INSUFFICIENT_MEMORY),
         (500, error("the memory of this session is gone"), FailureKind.SERVER_ERROR),
         (400, error("an essay on being out of memory"), FailureKind.BAD_REQUEST),
+        (500, error("input (1201 tokens) is too large to process. increase the batch"), FailureKind.CONTEXT_TOO_LONG),
+        (501, error("This server does not support embeddings"), FailureKind.UNSUPPORTED),
         (503, b"<html>", FailureKind.SERVER_ERROR),
         (529, error("overloaded"), FailureKind.SERVER_ERROR),
         (202, b"{}", FailureKind.MALFORMED),

@@ -57,6 +57,15 @@ async def test_answers_in_pieces_with_counts() -> None:
     assert answer.load_ms is not None
 
 
+async def test_a_model_that_cannot_think_answers_without() -> None:
+    async with FakeOllama({MODEL: FakeModel()}) as ollama:
+        provider = Ollama(ollama.url, {MODEL: Backend()})
+        answer = await provider.chat(call(reasoning_effort="high"), Progress())
+        await provider.aclose()
+        assert "think" not in ollama.chats[-1]
+    assert answer.text == KOREAN
+
+
 async def test_num_predict_ends_in_length_and_equal_options_load_once() -> None:
     async with FakeOllama({MODEL: FakeModel()}) as ollama:
         provider = Ollama(ollama.url, {MODEL: Backend(num_ctx=2048)})
@@ -114,6 +123,7 @@ def test_the_request_in_ollamas_words() -> None:
 def test_how_long_a_model_may_think(effort: str, think: Any) -> None:
     assert request_body(MODEL, Backend(), call(reasoning_effort=effort).chat)["think"] == think
     assert "think" not in request_body(MODEL, Backend(), call().chat)
+    assert "think" not in request_body(MODEL, Backend(), call(reasoning_effort="auto").chat)
 
 
 async def test_the_recording_and_the_request_are_what_the_vendors_own_client_reads_and_writes() -> None:

@@ -30,10 +30,11 @@ from tests.support.openai_speech import (
     call,
     error,
     event,
+    fail,
     refusing,
     streaming,
 )
-from tests.support.scripted_upstream import Script, ScriptedUpstream
+from tests.support.scripted_upstream import Exchange, Script, ScriptedUpstream
 from tests.support.sdk_types import check
 
 
@@ -187,3 +188,17 @@ def test_the_request() -> None:
     assert "max_tokens" not in native
     assert "tool_choice" not in native  # without tools it would be refused
     assert native["stream_options"] == {"include_usage": True}
+
+
+async def test_a_model_that_takes_no_effort_answers_in_its_own_way() -> None:
+    asked: list[Any] = []
+
+    async def script(exchange: Exchange) -> None:
+        asked.append(exchange.json().get("reasoning_effort"))
+        wrong = error("Unsupported parameter: 'reasoning_effort' is not supported with this model.")
+        await (refusing(400, wrong) if asked[-1] else streaming(RECORDED))(exchange)
+
+    answer = await ask(script, call(reasoning_effort="none"))
+    assert (answer.text, asked) == (TEXT, ["none", None])
+    failure = await fail(refusing(400, error("Unsupported parameter: 'reasoning_effort'")), call())
+    assert failure.kind is FailureKind.BAD_REQUEST, "without one there is nothing to leave out"

@@ -107,7 +107,7 @@ REFUSED: Final[list[tuple[dict[str, Any], int, str]]] = [
     ({"input": "x", "encoding_format": "int8"}, 400, "'float' or 'base64'"),
     ({"input": "x", "dimensions": 0}, 400, "dimensions"),
     ({"input": "x\x00"}, 400, "NUL"),
-    ({"input": "x" * 40_000}, 404, "vectors@bench context_too_long"),
+    ({"input": "x" * 40_000}, 400, "vectors@bench context_too_long"),
     ({"input": "x", "model": "nobody"}, 404, "unknown model 'nobody'"),
     ({"input": "x", "model": "echo"}, 404, "echo takes no embeddings; models that do: vectors, others"),
     ({"input": "x", "constraints": {"max_cost_usd": 0}}, 402, "the budget allows none"),

@@ -64,7 +64,7 @@ WRONG: dict[str, Callable[[str], dict[str, str | bytes]]] = {
     "somebody else's": lambda _: {"authorization": "Bearer sk-ant-api03-AAAA"},
     "SQL": lambda _: {"authorization": "Bearer llmbus_' OR '1'='1' --_x"},
     "format": lambda _: {"x-api-key": "llmbus_%s%n{0.__class__}${jndi:ldap://x}_{{7*7}}"},
-    "100 KB": lambda _: {"x-api-key": "llmbus_" + "a" * 100_000},
+    "long": lambda _: {"x-api-key": "llmbus_" + "a" * 20_000},
     "Korean": lambda _: {"x-api-key": "llmbus_열쇠_열쇠".encode()},
     "no UTF-8": lambda _: {"authorization": b"Bearer llmbus_\xff\xfe_\x80"},
     "NUL escaped": lambda key: {"x-api-key": f"{key}%00"},

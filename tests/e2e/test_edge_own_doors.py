@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import pytest
 
+from adapters import mailbox
 from schemas import LlmRequest
 from subjects.streams import REQUESTS
 from tests.support.edge import edge_on
@@ -110,6 +112,17 @@ async def test_one_bad_item_of_a_batch_fails_no_other_and_their_order_is_kept() 
         # Each is a request of its own, and stays.
         reply = await whole.bus.last("LLM_REPLIES", "llm.res.local.b1-3")
         assert reply is not None
+
+
+async def test_a_batch_that_is_sent_again_at_once_is_told_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "LOOK_AGAIN_S", 60)
+    items = [{"prompt": f"{n}번째"} for n in range(3)]
+    async with inside() as whole, edge_on(whole.url) as http, asyncio.timeout(20):
+        first, again = [await http.post("/batch", json=items, headers={"idempotency-key": "b4"}) for _ in range(2)]
+        told = [[result["latency_ms"] for result in each.json()["results"]] for each in (first, again)]
+        assert told[0] == told[1]
+        changed = (await http.post("/batch", json=[{"prompt": "다른 것"}], headers={"idempotency-key": "b4"})).json()
+        assert changed["results"][0]["error"]["type"] == "idempotency_conflict"
 
 
 async def test_what_is_no_batch_is_refused_whole() -> None:

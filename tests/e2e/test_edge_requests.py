@@ -11,7 +11,9 @@ from adapters.bus import JetStreamBus
 from adapters.edge.prefer import preferences, respond_async
 from adapters.request_states import newest
 from schemas import LlmRequest
+from schemas import headers as h
 from subjects.streams import CANCELS, CHUNKS, EVENTS, REQUESTS
+from tests.support.cable import cable
 from tests.support.edge import edge_on
 from tests.support.faults import Held, told_of
 from tests.support.inside import inside
@@ -294,6 +296,39 @@ async def test_the_list_is_paged_newest_first_each_once_whoever_else_asks_betwee
         assert (await http.get("/v1/requests", headers={"x-llm-client": "newcomer"})).json() == {
             "data": [], "before": None,
         }  # fmt: skip
+
+
+async def test_whoever_was_told_that_nothing_is_known_asks_again_with_that_id_and_is_answered_once() -> None:
+    async with inside() as whole, cable(whole.url) as (wire, url), edge_on(url) as http:
+        await http.post(CHAT, json=asked())
+        wire.cut()
+        lost = await http.post(CHAT, json=asked())
+        rid = lost.headers["x-llm-request-id"]
+        told = lost.json()["error"]["llm"]
+        assert (lost.status_code, told["type"], told["spent"]) == (503, "storage_unavailable", "unknown")
+        assert f"`Idempotency-Key: {rid}`" in told["message"]
+        assert int(lost.headers["retry-after"]) > 0
+        await wire.mend()
+        again = await http.post(CHAT, json=asked(), headers=key(rid))
+        assert (again.status_code, again.headers["x-llm-request-id"]) == (200, rid)
+        assert await executions(whole.bus, rid) == 1
+
+
+async def test_without_the_bus_nothing_is_accepted_and_nothing_published_later() -> None:
+    async with inside() as whole, cable(whole.url) as (wire, url), edge_on(url) as http:
+        wire.pull()
+        refused: list[httpx.Response] = []
+        async with asyncio.timeout(SOON_S):
+            while not refused or refused[-1].json()["error"]["llm"]["spent"] != "no":
+                refused.append(await http.post(CHAT, json=asked()))
+        looked = await http.get("/v1/requests/r1")
+        assert (looked.status_code, looked.json()["error"]["type"]) == (503, "storage_unavailable")
+        await wire.mend()
+        async with asyncio.timeout(SOON_S):
+            while (await http.post(CHAT, json=asked(), headers=key("after"))).status_code != 200:
+                await asyncio.sleep(0.05)
+        stored = {letter.headers[h.REQUEST_ID] async for letter in whole.bus.read(REQUESTS)}
+        assert refused[-1].headers["x-llm-request-id"] not in stored
 
 
 async def test_a_page_of_a_long_list_reads_little() -> None:

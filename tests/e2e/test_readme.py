@@ -15,8 +15,8 @@ from schemas import Policy
 from schemas import headers as h
 from schemas.failure import RETRYABLE, ErrorType
 from schemas.request import LlmRequest
-from tests.e2e.test_javascript import command, scripts  # noqa: F401  # a fixture
 from tests.support.nats_server import OwnBroker
+from tests.support.npm import command, installed
 from tests.support.running_bus import running_bus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,8 @@ async def test_the_durable_example_may_be_run_again(broker: OwnBroker) -> None:
 
 
 @pytest.mark.node
-async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, scripts: Path) -> None:  # noqa: F811
+async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, tmp_path: Path) -> None:
+    scripts = await installed(ROOT / "tests/e2e/js", tmp_path)
     shown = blocks("javascript")
     assert len(shown) == 2
     async with running_bus(broker.url):

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from ops.compose import node
+from ops.policy_file import load_policy
+from ops.policy_in_force import SHIPPED, shipped_policy
 from schemas import LlmRequest
 from subjects.streams import REQUESTS
 from tests.support.aimock import Aimock
@@ -48,6 +50,7 @@ def policy(dialect: str, url: str, backend: str, context_tokens: int = 200_000) 
             },
             "capabilities": {"chat": {"models": ["coder"]}},
             "default": {"models": ["coder"]},
+            "guardrails": load_policy(shipped_policy(), SHIPPED).model_dump()["guardrails"],
         }
     )  # fmt: skip
 

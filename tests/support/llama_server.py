@@ -99,9 +99,9 @@ def binary() -> str | None:
 
 
 @asynccontextmanager
-async def llama_server(model: Path, *, context: int = 4096) -> AsyncIterator[LlamaServer]:
+async def llama_server(model: Path, *more: str, context: int = 4096) -> AsyncIterator[LlamaServer]:
     """Started, and perhaps still loading. Skips the test where there is none."""
-    async with _serving("-m", str(model), "--alias", MODEL, "-c", str(context), "--slots") as server:
+    async with _serving("-m", str(model), "--alias", MODEL, "-c", str(context), "--slots", *more) as server:
         yield server
 
 

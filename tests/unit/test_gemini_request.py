@@ -65,7 +65,8 @@ def test_a_whole_conversation() -> None:
         {"role": "system", "content": "짧게"},
         {"role": "user", "content": [{"type": "text", "text": "이건?"},
                                      {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
-                                     {"type": "image_url", "image_url": {"url": "https://x.kr/강.jpg?a=1"}}]},
+                                     {"type": "image_url", "image_url": {"url": "https://x.kr/강.jpg?a=1"}},
+                                     {"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk="}}]},
         {"role": "developer", "content": [{"type": "text", "text": "한국어로"}]},
         {"role": "assistant", "content": "볼게요", "tool_calls": [called("a", "weather", '{"도시": "서울"}', **signed),
                                                                called("b", "clock", "")]},
@@ -78,7 +79,8 @@ def test_a_whole_conversation() -> None:
     assert request.system_instruction is not None
     assert [part.text for part in request.system_instruction.parts or ()] == ["짧게", "한국어로"]
     assert [content.role for content in request.contents] == ["user", "model", "user", "user"]
-    _, image, linked = parts(request, 0)
+    _, image, linked, file = parts(request, 0)
+    assert file.inline_data == types.Blob(mime_type="application/pdf", data=b"hi")
     assert image.inline_data == types.Blob(mime_type="image/png", data=b"hi")
     assert linked.file_data == types.FileData(mime_type="image/jpeg", file_uri="https://x.kr/강.jpg?a=1")
     assert body["contents"][1]["parts"] == [
@@ -191,6 +193,7 @@ def test_wishes() -> None:
          types.ThinkingConfig(thinking_level=types.ThinkingLevel.HIGH, include_thoughts=True)),
         ("gemini-2.0-flash", "high", None),
         ("gemini-2.5-flash", None, None),
+        ("gemini-2.5-flash", "auto", None),
     ],
 )  # fmt: skip
 def test_how_long_it_may_think(name: str, effort: str | None, config: types.ThinkingConfig | None) -> None:

@@ -6,11 +6,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from adapters.providers.loopback import Loopback
+from router.attempt import Served
+from router.breaker import Breaker
 from router.core.residency import GB, ModelSpec, NodeState
 from router.core.waiting import Job
 from router.errors import AttemptError
+from router.lane import Lane
 from router.ports import Held
 from router.scheduler import Home, Scheduler
+from router.seat import Seat
 from schemas.failure import Failure, FailureKind
 
 SILENCE = Failure(kind=FailureKind.SILENCE, message="no first byte in time")
@@ -119,3 +124,16 @@ async def test_what_went_meanwhile_is_not_checked_which_would_load_it() -> None:
         assert backend.told == ["load coder"]
         await served(scheduler, 2)
         assert backend.told == ["load coder", "load coder"]
+
+
+async def test_what_a_wanted_model_waits_for_is_told_until_it_is_loaded() -> None:
+    async with scheduling(Backend()) as scheduler:
+        seat = Seat(Served(Loopback(), "loopback"), Lane(1), Breaker(5, 5_000), "reviewer", scheduler)
+        async with scheduler.place(job(1)):
+            assert seat.state().waits_for is None
+            wanting = asyncio.create_task(served(scheduler, 2, "reviewer"))
+            while scheduler.state.queue.waiting("reviewer") == 0:
+                await asyncio.sleep(0)
+            assert seat.state().waits_for == "making_room"
+        await wanting
+        assert seat.state().waits_for is None

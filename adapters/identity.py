@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Final
 
 from adapters.accounts import Accounts
@@ -82,7 +83,7 @@ class BusIdentity:
         try:
             if asked.named and await self._bus.last(REPLIES, str(Reply(asked.client, asked.rid))) is not None:
                 await self._meters.give_back(asked.client, asked.rid)
-                return {}
+                return _budget(limits, Decimal(0))
             # Who is before whom matters only when not all have room, and for money.
             roomy = limits.usd_per_day is None and await self._meters.taken(asked.client) <= most
             before = (
@@ -95,9 +96,7 @@ class BusIdentity:
             if place.new:
                 await self._meters.give_back(asked.client, asked.rid)
             raise
-        if limits.usd_per_day is None:
-            return {}
-        return {h.BUDGET_USD: f"{may.budget(limits.usd_per_day, account.spent, before, wanted):f}"}
+        return _budget(limits, may.budget(limits.usd_per_day or Decimal(0), account.spent, before, wanted))
 
     async def _count_tokens(self, limits: ClientLimits, weight: Weight, asked: Submission) -> None:
         if limits.tokens_per_minute is not None:
@@ -124,6 +123,10 @@ class BusIdentity:
                 yield
         except (BusError, TimeoutError) as error:
             raise _away(rid, str(error) or "no answer") from None
+
+
+def _budget(limits: ClientLimits, usd: Decimal) -> dict[str, str]:
+    return {} if limits.usd_per_day is None else {h.BUDGET_USD: f"{usd:f}"}
 
 
 def _away(rid: str, why: str) -> RequestFailedError:

@@ -84,8 +84,9 @@ async def test_the_durable_example_may_be_run_again(broker: OwnBroker) -> None:
 
 
 @pytest.mark.node
-async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, tmp_path: Path) -> None:
-    scripts = await installed(ROOT / "tests/e2e/js", tmp_path)
+async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    scripts = installed(pytestconfig.cache, ROOT / "tests/e2e/js")
     shown = blocks("javascript")
     assert len(shown) == 2
     async with running_bus(broker.url):

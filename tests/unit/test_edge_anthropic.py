@@ -143,6 +143,53 @@ def test_a_session_a_patience_and_the_routers_own_fields_are_taken_along() -> No
     assert read({"x-stainless-timeout": "None"}).request.deadline_ms == 120_000
 
 
+KINDS = st.sampled_from(
+    ["text", "thinking", "redacted_thinking", "tool_use", "tool_result", "image", "document", "search_result", "new"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = (
+    "text",
+    "thinking",
+    "signature",
+    "data",
+    "id",
+    "name",
+    "input",
+    "tool_use_id",
+    "content",
+    "source",
+    "is_error",
+)
+BLOCK = st.fixed_dictionaries({"type": KINDS | JSON}, optional=dict.fromkeys(FIELDS, JSON))
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]) | JSON, "content": st.lists(BLOCK, max_size=3) | JSON}
+)
+WISHES = (
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "metadata",
+    "stop_sequences",
+    "model",
+    "stream",
+)
+
+
+@given(st.lists(TURN, min_size=1, max_size=3), st.fixed_dictionaries({}, optional=dict.fromkeys(WISHES, JSON)))
+def test_whatever_comes_is_read_or_refused(messages: list[Any], wishes: dict[str, Any]) -> None:
+    try:
+        asked = read(messages=messages, **wishes)
+    except ValueError:
+        return
+    assert asked.request.decode(asked.request.encode()) == asked.request
+
+
 def chunk(**content: Any) -> Chunk:
     return Chunk(request_id="r", attempt_id="1.1", n=1, **content)
 

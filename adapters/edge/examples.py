@@ -159,6 +159,8 @@ print(answer.output_text)
         "A vector for each text, of a model that makes them.",
         (Example("Two texts", {"model": "auto", "input": ["the harbour", "항구"]}),),
     ),
+    "GET /": About("Is anybody at home?", "A line of text; `HEAD` says the same without it.", ()),
+    "HEAD /": About("Is anybody at home?", "What some clients ask first.", ()),
     "GET /v1/models": About("Models", "All that `model` may name.", (Example("All of them"),)),
     "GET /v1/models/{model}": About(
         "One model", "What it can and costs.", (Example("The one that is chosen for you", path={"model": "auto"}),)

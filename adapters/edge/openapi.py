@@ -125,7 +125,7 @@ def _hoist(value: Any, schemas: dict[str, Any]) -> None:
 
 def _add_parameters(path: str, operation: dict[str, Any], about: About | None) -> None:
     given = operation.setdefault("parameters", [])
-    values: Mapping[str, str] = about.examples[0].path if about else {}
+    values = about.examples[0].path if about and about.examples else {}
     for name in re.findall(r"\{(\w+)\}", path):
         parameter = next((each for each in given if (each["in"], each["name"]) == ("path", name)), None)
         if parameter is None:

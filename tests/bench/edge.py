@@ -196,8 +196,8 @@ def judge(figures: Mapping[str, float], litellm_rps: float) -> None:
         held = figures[name] <= mark
         print(f"  {name:20}{figures[name]:>9.2f}   {'met' if held else 'MISSED'}: at most {mark}")
     times = figures["rps_32"] / litellm_rps
-    held = f"{'met' if times >= 10 else 'MISSED'}: {times:.1f} times LiteLLM's, at least 10"
-    print(f"  {'rps_32':20}{figures['rps_32']:>9.0f}   {held}")
+    told = f"{'met' if times >= 10 else 'MISSED'}: {times:.1f} times LiteLLM's, at least 10"
+    print(f"  {'rps_32':20}{figures['rps_32']:>9.0f}   {told}")
 
 
 async def bench(*, quick: bool, only: Sequence[str]) -> dict[str, Any]:

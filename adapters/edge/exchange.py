@@ -129,20 +129,23 @@ async def read_body(request: Request, limit: int, rid: str) -> bytes:
     content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if content_type not in (JSON, "text/plain") and not content_type.endswith("+json"):
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"send {JSON}, not {content_type[:64]!r}")
-    too_large = RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
     if int(_digits(request.headers.get("content-length", ""))) > limit:
-        raise too_large
+        raise _too_large(rid, limit)
     parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(rid, limit)
                 parts.append(part)
     except TimeoutError:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"the body took over {BODY_S:g} s") from None
     return b"".join(parts)
+
+
+def _too_large(rid: str, limit: int) -> RequestFailedError:
+    return RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
 
 
 def _digits(length: str) -> str:

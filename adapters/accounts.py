@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, Self
 
+import nats.errors
 import structlog
 from pydantic import ValidationError
 
 from adapters.bus import JetStreamBus
 from adapters.edge.limits import DAY_MS, MINUTE_MS
 from adapters.meters import Meters
-from router.errors import BusError, one_error, stop
+from router.errors import BusError, UnavailableError, one_error, stop
 from router.ports import Headers, Link
 from schemas.event import AttemptEnded, Replied
 from schemas.work import AttemptRecord
@@ -104,6 +105,15 @@ class Accounts:
         while next(iter(self._reserved.values()))[0] < minute - KEPT_MINUTES:
             self._reserved.popitem(last=False)
 
+    def leave(self, client: str, rid: str) -> None:
+        """Give back what it took: it will not be asked."""
+        if account := self._accounts.get(client):
+            self._leave(account, client, rid, 0)
+
+    def _leave(self, account: Account, client: str, rid: str, tokens: int) -> None:
+        account.ended.add(rid)
+        self._ended.put_nowait(_Ended(account, client, rid, tokens))
+
     async def _opened(self, client: str) -> Account:
         """Once for all who ask meanwhile; it goes on though whoever asked first waits no longer. Raises BusError."""
         if (opening := self._opening.get(client)) is None:
@@ -119,21 +129,25 @@ class Accounts:
             return await self._open(client)
         except BusError as error:
             return error
+        except (nats.errors.Error, TimeoutError) as error:  # of a subscription
+            return UnavailableError(f"llm.evt.{client}", f"cannot be heard: {str(error) or type(error).__name__}")
 
     async def _open(self, client: str) -> Account:
         link = self._bus.link()
         account = self._accounts.get(client)
         if account is None:
             account = Account(None, self._today())
-            for kind in COSTLY:
-                subject = f"llm.evt.{token('client', client)}.*.{kind}"
-                await self._listening.enter_async_context(self._bus.listen(subject, self._heard))
+            async with AsyncExitStack() as both:
+                for kind in COSTLY:
+                    subject = f"llm.evt.{token('client', client)}.*.{kind}"
+                    await both.enter_async_context(self._bus.listen(subject, self._heard))
+                self._listening.push_async_callback(both.pop_all().aclose)
             self._accounts[client] = account
         account.turn(self._today())
         for kind, event_type in COSTLY.items():
             async for letter in self._bus.read(EVENTS, f"llm.evt.{client}.*.{kind}", since_ms=account.day * DAY_MS):
-                event = event_type.decode(letter.data)
-                account.book(event.rid, event.attempt)
+                if event := _read(event_type, letter.subject, letter.data):
+                    account.book(event.rid, event.attempt)
         await self._sweep(client)
         account.link = link
         return account
@@ -149,18 +163,14 @@ class Accounts:
         address = parse(subject)
         if not isinstance(address, Event) or (account := self._accounts.get(address.client)) is None:
             return
-        try:
-            event = COSTLY[address.kind].decode(data)
-        except ValidationError as error:
-            log.warning("account.unreadable", client=address.client, rid=address.rid, errors=error.error_count())
+        if (event := _read(COSTLY[address.kind], subject, data)) is None:
             return
         account.turn(self._today())
         account.book(address.rid, event.attempt)
         if isinstance(event, Replied):
             usage = event.attempt.usage if event.attempt else None
             used = usage.tokens_in + usage.tokens_out if usage else 0
-            account.ended.add(address.rid)
-            self._ended.put_nowait(_Ended(account, address.client, address.rid, used))
+            self._leave(account, address.client, address.rid, used)
 
     async def _settle(self) -> None:
         """Give back what replies have freed, for ever."""
@@ -189,3 +199,11 @@ class Accounts:
 
     def _today(self) -> int:
         return self._bus.now_ms() // DAY_MS
+
+
+def _read(event_type: type[Replied] | type[AttemptEnded], subject: str, data: bytes) -> Replied | AttemptEnded | None:
+    try:
+        return event_type.decode(data)
+    except ValidationError as error:
+        log.warning("account.unreadable", event_subject=subject, errors=error.error_count())
+        return None

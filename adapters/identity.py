@@ -11,7 +11,7 @@ from adapters.bus import JetStreamBus
 from adapters.edge import limits as may
 from adapters.edge.ports import Submission
 from adapters.key_ring import KeyRing
-from adapters.meters import Meters
+from adapters.meters import Meters, Place
 from router.errors import BusError, RequestFailedError
 from router.ports import NO_HEADERS, Headers
 from schemas import headers as h
@@ -79,10 +79,11 @@ class BusIdentity:
             await self._count_tokens(limits, weight, asked)
             return {}
         wanted, most = may.micro_usd(weight.usd), may.places(limits)
-        place = await self._meters.take(asked.client, asked.rid, wanted, asked.deadline_ms // 1000 + GRACE_S)
+        place = Place(0)
         try:
+            place = await self._meters.take(asked.client, asked.rid, wanted, asked.deadline_ms // 1000 + GRACE_S)
             if asked.named and await self._bus.last(REPLIES, str(Reply(asked.client, asked.rid))) is not None:
-                await self._meters.give_back(asked.client, asked.rid)
+                self._accounts.leave(asked.client, asked.rid)
                 return _budget(limits, Decimal(0))
             # Who is before whom matters only when not all have room, and for money.
             roomy = limits.usd_per_day is None and await self._meters.taken(asked.client) <= most
@@ -92,9 +93,9 @@ class BusIdentity:
             _raise(may.too_many(most, len(before), asked))
             if place.new:
                 await self._count_tokens(limits, weight, asked)
-        except RequestFailedError:
+        except BaseException:
             if place.new:
-                await self._meters.give_back(asked.client, asked.rid)
+                self._accounts.leave(asked.client, asked.rid)
             raise
         return _budget(limits, may.budget(limits.usd_per_day or Decimal(0), account.spent, before, wanted))
 

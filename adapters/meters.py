@@ -4,7 +4,6 @@ from collections.abc import Container
 from typing import Final, NamedTuple
 
 import nats.errors
-from nats.aio.msg import Msg
 from pydantic_core import from_json, to_json
 
 from adapters.bus import JetStreamBus
@@ -15,6 +14,8 @@ from subjects.grammar import MeterKind
 from subjects.streams import OPEN
 
 ASK_S: Final = 2.0
+READ_BATCH: Final = 32
+"""Most clients have no more under way; who comes behind is not of interest."""
 
 
 class Place(NamedTuple):
@@ -58,11 +59,7 @@ class Meters:
 
     async def taken(self, client: str) -> int:
         """How many places a client has, of whichever requests. Raises UnavailableError."""
-        subject = f"$JS.API.DIRECT.GET.{OPEN}"
-        first = to_json({"seq": 1, "next_by_subj": f"llm.open.{token('client', client)}.*", "batch": 1})
-        answer = await self._request(subject, first, {})
-        pending = (answer.headers or {}).get("Nats-Num-Pending")
-        return 0 if pending is None else int(pending) + 1
+        return await self._bus.count(OPEN, f"llm.open.{token('client', client)}.*")
 
     async def before(self, client: str, seq: int, *, at_most: int, without: Container[str] = ()) -> list[int]:
         """What the places before this one hold, in millionths of a dollar; no more of them than asked for.
@@ -70,11 +67,11 @@ class Meters:
         `without` those of certain requests.
         """
         held: list[int] = []
-        async for letter in self._bus.read(OPEN, f"llm.open.{token('client', client)}.*"):
+        async for letter in self._bus.read(OPEN, f"llm.open.{token('client', client)}.*", batch=READ_BATCH):
             if letter.seq >= seq or len(held) == at_most:
                 break
             if letter.subject.rpartition(".")[2] not in without:
-                held.append(int(letter.data))
+                held.append(int(letter.data) if letter.data.isdigit() else 0)
         return held
 
     async def give_back(self, client: str, rid: str) -> None:
@@ -82,11 +79,9 @@ class Meters:
         await self._ask(f"$JS.API.STREAM.PURGE.{OPEN}", to_json({"filter": str(Open(client, rid))}), {})
 
     async def _ask(self, subject: str, data: bytes, headers: dict[str, str]) -> dict[str, str]:
-        whole: dict[str, str] = from_json((await self._request(subject, data, headers)).data)
-        return whole
-
-    async def _request(self, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
         try:
-            return await self._bus.client.request(subject, data, timeout=ASK_S, headers=headers or None)
+            answer = await self._bus.client.request(subject, data, timeout=ASK_S, headers=headers or None)
         except (nats.errors.Error, TimeoutError) as error:
             raise UnavailableError(subject, f"no answer: {str(error) or type(error).__name__}") from error
+        whole: dict[str, str] = from_json(answer.data)
+        return whole

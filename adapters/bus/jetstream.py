@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from adapters.bus.clock import BusClock
 from adapters.bus.connection import PING_INTERVAL_S, BusClient, connect
@@ -207,42 +206,51 @@ class JetStreamBus:
             msg = await self.client.request(subject, json.dumps(ask).encode(), timeout=API_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as error:
             raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
-        return _letter(msg)
+        return _letter(subject, msg.data, msg.headers or NO_HEADERS)
 
     async def _direct_batch(self, stream: str, ask: dict[str, object]) -> tuple[list[Letter], int]:
         """Letters, and how many more there are: the broker ends a batch by size too."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         inbox = self.client.new_inbox()
-        sub = await self.client.subscribe(inbox)
-        letters: list[Letter] = []
+        answers: list[tuple[bytes, Headers]] = []
+        ended = asyncio.Event()
+
+        def received(_subject: str, _reply: str, data: bytes, headers: Headers) -> None:
+            answers.append((data, headers))
+            if "Nats-Sequence" not in headers:
+                ended.set()
+
+        end = await self.client.subscribe_direct(inbox, received)
         try:
             await self.client.publish(subject, json.dumps(ask).encode(), reply=inbox)
-            while letter := _letter(msg := await sub.next_msg(API_TIMEOUT_S)):
-                letters.append(letter)
-        except (nats.errors.Error, TimeoutError) as error:
+            while not ended.is_set():
+                came = len(answers)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(API_TIMEOUT_S):
+                        await ended.wait()
+                if not ended.is_set() and len(answers) == came:
+                    raise UnavailableError(subject, f"cannot read: nothing came for {API_TIMEOUT_S:g} s")
+        except nats.errors.Error as error:
             raise UnavailableError(subject, f"cannot read: {error or type(error).__name__}") from error
         finally:
-            if not self.client.is_closed:
-                await sub.unsubscribe()
-        return letters, int((msg.headers or {}).get("Nats-Num-Pending", "0"))
+            await end()
+        letters = [letter for data, headers in answers if (letter := _letter(subject, data, headers))]
+        return letters, int(answers[-1][1].get("Nats-Num-Pending", "0"))
 
 
 def _rfc3339(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat()
 
 
-def _letter(msg: Msg) -> Letter | None:
+def _letter(asked: str, data: bytes, headers: Headers) -> Letter | None:
     """A direct-get answer as what was stored; None for its status messages: not found, end of batch."""
-    headers = msg.headers or {}
     if "Nats-Sequence" not in headers:
         if headers.get("Status") in ("404", "204"):
             return None
-        raise UnavailableError(msg.subject, f"cannot read: {headers.get('Status')} {headers.get('Description')}")
+        raise UnavailableError(asked, f"cannot read: {headers.get('Status')} {headers.get('Description')}")
     own = {name: value for name, value in headers.items() if name not in _DIRECT_HEADERS}
     stored = datetime.fromisoformat(headers["Nats-Time-Stamp"][:26].rstrip("Z") + "+00:00")
-    return Letter(
-        headers["Nats-Subject"], msg.data, own, int(headers["Nats-Sequence"]), round(stored.timestamp() * 1000)
-    )
+    return Letter(headers["Nats-Subject"], data, own, int(headers["Nats-Sequence"]), round(stored.timestamp() * 1000))
 
 
 _DIRECT_HEADERS = frozenset(

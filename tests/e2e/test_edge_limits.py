@@ -216,10 +216,8 @@ async def _address(stderr: asyncio.StreamReader) -> str:
 async def test_a_hundred_at_the_caps_edge_do_not_pass_it() -> None:
     async with two_edges() as (whole, edges):
         key = await key_of(whole.bus, "gm", *edges, usd_per_day="0.02")
-        asked: dict[str, Any] = {
-            "max_tokens": 1_000,
-            "text": "바다" * 2_000,
-        }  # 0.002 dollars, or 0.006 of the spare one
+        # 0.002 dollars, or 0.006 of the spare one.
+        asked: dict[str, Any] = {"max_tokens": 1_000, "text": "바다" * 2_000}
         responses = await statuses(edges, key, 100, **asked)
         assert set(codes(responses)) == {200, 402}
         assert {r.json()["error"]["llm"]["type"] for r in responses if r.status_code == 402} == {"budget_exceeded"}

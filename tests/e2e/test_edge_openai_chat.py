@@ -208,6 +208,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "tool_choice": {"tool_choice": "anything"},
     "response_format.type": {"response_format": {"type": "xml"}},
     "messages[0].content[0].type": {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+    "messages": {"messages": [{"role": "user", "content": ""}]},
     "messages[0].role": {"messages": [{"role": "사람", "content": "안녕"}]},
     "messages[1].tool_call_id": {"messages": [*MESSAGES, {"role": "tool", "content": "맑음"}]},
 }

@@ -163,6 +163,7 @@ def test_a_response_that_fails_says_so_whatever_was_said(pieces: tuple[Chunk, ..
     first, *_, last = said(b"".join(map(speech.piece, pieces)) + speech.error(error, 429))
     check(EVENTS, last)
     assert (first["type"], last["type"]) == ("response.created", "response.failed")
+    assert last["response"]["model"] == first["response"]["model"] == ("echo" if pieces else "auto")
     assert last["response"]["error"] == {"code": "rate_limit_exceeded", "message": "잠시 후 다시"}
     assert [item["status"] for item in last["response"]["output"]] == ["incomplete"] * len(pieces)
     assert last["llm"]["request_id"] == "r1"

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from adapters.edge import facts
+from adapters.edge import facts, sse
 from adapters.edge.door import Asked, Door, NoRouteError, Shape, Speech
 from adapters.edge.errors import JSON, STATUS, error_body, explained, upstreams_own
 from adapters.edge.line import CallerGoneError, Line
@@ -290,8 +290,8 @@ class Answering(Response):
                     await line.begin(facts.of_chunk(self._rid, first or item))
                 piece = item if told or first is None else _named(item, first)
                 told.add(item)
-                at = f"id: {item.attempt_id}:{item.n}\n".encode() if self._placed else b""
-                await line.write(at + self._speech.piece(piece))
+                said = self._speech.piece(piece)
+                await line.write(sse.placed(said, f"{item.attempt_id}:{item.n}") if self._placed else said)
 
     async def _finish(self, line: Line, told: Told, reply: Reply) -> None:
         if reply.error is not None:

@@ -21,6 +21,7 @@ from adapters.edge.openai_fields import (
     Whole,
     check_format,
     check_messages,
+    check_said,
     check_tools,
     chosen,
     effort,
@@ -86,6 +87,7 @@ class ChatCompletions:
         said = ChatCompletionRequest.model_validate_json(body)
         if given := from_headers(headers):
             said = ChatCompletionRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        check_said("messages", said.messages)
         check_messages(said.messages)
         check_tools(said.tools or ())
         check_format(said.response_format)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 
 Flag = Annotated[bool, Field(strict=True)]
-Whole = Annotated[int, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Tokens = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Temperature = Annotated[float, Field(strict=True, ge=0, le=2)]
 TopP = Annotated[float, Field(strict=True, gt=0, le=1)]
@@ -40,6 +40,11 @@ def wrong(path: str, words: str) -> ValueError:
 
 def effort(said: Effort | None) -> str | None:
     return said and EFFORTS.get(said, said)
+
+
+def check_said(field: str, messages: Sequence[Mapping[str, Any]]) -> None:
+    if not any(message.get("content") or message.get("tool_calls") for message in messages):
+        raise wrong(field, "nobody says anything there")
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -32,16 +32,19 @@ def response(asked: Asked, rid: str, status: str, **more: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
-def ended(asked: Asked, rid: str, reply: Reply, output: list[Item], **more: Any) -> dict[str, Any]:
-    """A response that was answered; whoever stopped early says why."""
+def ended(
+    asked: Asked, rid: str, reply: Reply, output: list[Item], same: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A response that was answered, `same` as it began; whoever stopped early says why."""
     reason = INCOMPLETE.get(reply.finish_reason or "")
     if reason:
         output[-1]["status"] = "incomplete"
-    return response(
-        asked, rid, "incomplete" if reason else "completed", model=reply.model, output=output, usage=usage(reply.usage),
-        incomplete_details={"reason": reason} if reason else None, completed_at=None if reason else int(time.time()),
-        **more,
-    )  # fmt: skip
+    details, now = ({"reason": reason}, None) if reason else (None, int(time.time()))
+    facts = {
+        "model": reply.model, "output": output, "usage": usage(reply.usage), "incomplete_details": details,
+        "completed_at": now,
+    }  # fmt: skip
+    return response(asked, rid, "incomplete" if reason else "completed", **{**(same or {}), **facts})
 
 
 def items(rid: str, reply: Reply) -> list[Item]:
@@ -131,7 +134,7 @@ class ResponseSpeech:
     def __init__(self, asked: Asked, rid: str) -> None:
         self._asked = asked
         self._rid = rid
-        self._created = int(time.time())
+        self._same: dict[str, Any] = {"created_at": int(time.time()), "model": asked.model}
         self._number = 0
         self._all: list[_Going] = []
         self._speaking: _Going | None = None
@@ -158,7 +161,7 @@ class ResponseSpeech:
         last = "incomplete" if reply.finish_reason in INCOMPLETE else "completed"
         out += self._hush(last) + b"".join(self._call_done(call, last) for call in self._calls.values())
         output = [each.item() for each in self._all]
-        whole = ended(self._asked, self._rid, reply, output, created_at=self._created)
+        whole = ended(self._asked, self._rid, reply, output, self._same)
         return out + self._event(f"response.{whole['status']}", response=whole, llm=within(reply))
 
     def error(self, error: Error, status: int) -> bytes:
@@ -173,12 +176,13 @@ class ResponseSpeech:
         )
 
     def _response(self, status: str, **more: Any) -> dict[str, Any]:
-        return response(self._asked, self._rid, status, created_at=self._created, **more)
+        return response(self._asked, self._rid, status, **self._same, **more)
 
     def _begin(self, model: str | None) -> bytes:
         if self._number:
             return b""
-        begun = self._response("in_progress", model=model or self._asked.model)
+        self._same["model"] = model or self._asked.model
+        begun = self._response("in_progress")
         return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
     def _turn_to(self, kind: Kind) -> tuple[_Going, bytes]:

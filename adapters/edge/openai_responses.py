@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.openai_fields import (
@@ -15,6 +15,7 @@ from adapters.edge.openai_fields import (
     Tokens,
     TopP,
     Whole,
+    check_said,
     chosen,
     effort,
     only,
@@ -26,6 +27,12 @@ from schemas.policy import Policy
 from schemas.reply import Reply
 
 BACKGROUND = "send the header `Prefer: respond-async` instead, and fetch the answer at /v1/requests/{id}"
+
+
+def _no_logprobs(include: list[str] | None) -> list[str] | None:
+    if any("logprobs" in each for each in include or ()):
+        raise ValueError(LOGPROBS)
+    return include
 
 
 class TextConfig(BaseModel):
@@ -68,6 +75,7 @@ class ResponseRequest(Wishes):
     prompt: Annotated[
         Any, only(None, because=f"a prompt's template {ELSEWHERE.partition(';')[0]}: send it as input")
     ] = None
+    include: Annotated[list[str] | None, AfterValidator(_no_logprobs)] = None
     top_logprobs: Annotated[Whole | None, only(None, 0, because=LOGPROBS)] = None
 
 
@@ -81,6 +89,7 @@ class Responses:
         if given := from_headers(headers):
             said = ResponseRequest.model_validate(given | said.model_dump(exclude_unset=True))
         capability, model = placed(said.model, said, policy)
+        check_said("input", conversation := turns(said.instructions, said.input))
         picked, among = chosen(choice(said.tool_choice), [*tools(said.tools or ())])
         streams, form = bool(said.stream), (said.text or TextConfig()).format
         preferences = with_preferences(
@@ -93,7 +102,7 @@ class Responses:
             },
         )
         asked = request(
-            said, messages=turns(said.instructions, said.input), model=model, preferences=preferences,
+            said, messages=conversation, model=model, preferences=preferences,
             stream=streams and not said.buffered, tools=among, tool_choice=picked,
             parallel_tool_calls=said.parallel_tool_calls, response_format=response_format(form),
             metadata=said.metadata, user=said.user,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from tests.support.edge_openai import ASKED, WEATHER, in_turn, openai_on, saying, synchronously
 from tests.support.faults import OOPS, cut
 from tests.support.inside import inside
+from tests.support.keyed import key_of
 from tests.support.openai_speech import TOOLS, error, refusing, streaming
 from tests.support.upstreams import alone, upstreams
 
@@ -195,6 +196,26 @@ async def test_errors_are_of_the_sdks_own_classes_and_name_request_and_field() -
             assert (bad.value.code, bad.value.param, bad.value.type) == ("bad_request", wrong, "invalid_request_error")
 
 
+async def test_who_may_not_hears_so_in_the_sdks_classes() -> None:
+    async with inside() as whole, openai_on(whole.url, keys=True) as nobody:
+        with pytest.raises(openai.AuthenticationError):
+            await nobody.chat.completions.create(model="auto", messages=MESSAGES)
+        with pytest.raises(openai.AuthenticationError):
+            await nobody.models.list()
+        key = await key_of(whole.bus, "npc-ai", requests_per_minute=1, capabilities=["chat"])
+        client = nobody.with_options(api_key=key)
+        with pytest.raises(openai.PermissionDeniedError):
+            await client.chat.completions.create(model="code", messages=MESSAGES)
+
+        async def too_often() -> None:
+            for _ in range(3):  # a new minute may begin once
+                await client.chat.completions.create(model="auto", messages=MESSAGES)
+
+        with pytest.raises(openai.RateLimitError) as caught:
+            await too_often()
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": "0.5"},
     "max_tokens": {"max_tokens": 2.5},
@@ -208,6 +229,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "tool_choice": {"tool_choice": "anything"},
     "response_format.type": {"response_format": {"type": "xml"}},
     "messages[0].content[0].type": {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+    "messages": {"messages": [{"role": "user", "content": ""}]},
     "messages[0].role": {"messages": [{"role": "사람", "content": "안녕"}]},
     "messages[1].tool_call_id": {"messages": [*MESSAGES, {"role": "tool", "content": "맑음"}]},
 }

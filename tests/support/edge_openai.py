@@ -22,9 +22,9 @@ WEATHER = {
 
 
 @asynccontextmanager
-async def openai_on(url: str, **options: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+async def openai_on(url: str, *, keys: bool = False, **options: Any) -> AsyncIterator[openai.AsyncOpenAI]:
     """The asynchronous client of an edge of its own on the bus at `url`; it repeats nothing unless told."""
-    async with edge(url, port=0) as address:
+    async with edge(url, port=0, keys=keys) as address:
         http = openai.DefaultAsyncHttpxClient(trust_env=False)
         more = {"max_retries": 0, "timeout": 30, **options}
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", http_client=http, **more) as client:

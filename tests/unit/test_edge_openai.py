@@ -9,6 +9,7 @@ from openai.types.responses import Response
 from openai.types.responses.response_stream_event import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from adapters.edge import sse
 from adapters.edge.door import Asked, Door, Speech
 from adapters.edge.errors import error_body
 from adapters.edge.openai_chat import ChatCompletions
@@ -162,6 +163,7 @@ def test_a_response_that_fails_says_so_whatever_was_said(pieces: tuple[Chunk, ..
     first, *_, last = said(b"".join(map(speech.piece, pieces)) + speech.error(error, 429))
     check(EVENTS, last)
     assert (first["type"], last["type"]) == ("response.created", "response.failed")
+    assert last["response"]["model"] == first["response"]["model"] == ("echo" if pieces else "auto")
     assert last["response"]["error"] == {"code": "rate_limit_exceeded", "message": "잠시 후 다시"}
     assert [item["status"] for item in last["response"]["output"]] == ["incomplete"] * len(pieces)
     assert last["llm"]["request_id"] == "r1"
@@ -208,6 +210,15 @@ def test_a_providers_own_record_of_its_thinking_comes_back_through_the_client() 
     chat = read(CHAT, messages=[{"role": "user", "content": "날씨?"}, json.loads(json.dumps(message))]).request.messages
     assert chat is not None
     assert (chat[1].thinking_blocks, chat[1].tool_calls) == ([SIGNED], [CALL])
+
+
+def test_a_piece_of_several_events_has_its_place_in_the_last() -> None:
+    piece = RESPONSES.speech(asked(RESPONSES), "r1").piece(chunk(text="맑음"))
+    lines = sse.placed(piece, "1.1:0").split(b"\n")
+    assert sse.placed(piece, "1.1:0").replace(b"id: 1.1:0\n", b"") == piece
+    assert (lines.count(b"id: 1.1:0"), lines.index(b"id: 1.1:0")) == (1, len(lines) - 5)
+    assert sse.placed(b"data: 1\n\n", "x") == b"id: x\ndata: 1\n\n"
+    assert sse.placed(b"", "x") == b""
 
 
 @pytest.mark.parametrize(("said", "meant"), [("minimal", "low"), ("xhigh", "high"), ("max", "high"), ("none", "none")])

@@ -329,10 +329,7 @@ async def test_what_outlasts_its_grace_is_told_so_and_lives_on(monkeypatch: pyte
                 for stream in (False, True)
             ]
             await running(up.bus, "local", "r0", "r1")
-            watched = await http.send(http.build_request("GET", f"{address}/v1/requests/r1/events"), stream=True)
         plain, stream = await asyncio.gather(*asking)
-        seen = events((await watched.aread()).decode())
-        assert texts(seen) == "".join(TOKENS[: len(seen)])
         assert (plain.status_code, plain.json()["error"]["code"]) == (502, "upstream_interrupted")
         assert "/v1/requests/r1" in ends_with_an_error(stream.text)["message"]
         assert await up.bus.bus.last(CANCELS, ">") is None
@@ -341,6 +338,23 @@ async def test_what_outlasts_its_grace_is_told_so_and_lives_on(monkeypatch: pyte
             for rid in ("r0", "r1"):
                 told = await until(another, rid, "ok", "cancelled", "error")
                 assert told["reply"]["message"]["content"] == "".join(TOKENS[:5])
+
+
+async def test_an_edge_that_ends_waits_for_nobody_who_only_watches() -> None:
+    async with upstreams(patient) as up, httpx.AsyncClient(timeout=30, trust_env=False) as http:
+        go = asyncio.Event()
+        up.primary.script = Held(go)
+        async with asyncio.timeout(SOON_S), served.edge(up.bus.url, port=0) as address:
+            await http.post(address + CHAT, json=asked(stream=True), headers=key("r1", **ASYNC))
+            await running(up.bus, "local", "r1")
+            watch = http.build_request("GET", f"{address}/v1/requests/r1/events")
+            lines = (await http.send(watch, stream=True)).aiter_lines()
+            heard = [await anext(lines)]
+        go.set()
+        heard += [line async for line in lines]
+        seen = events("\n".join(heard))
+        assert texts(seen) == "".join(TOKENS[: len(seen)])
+        assert all(event["name"] == "piece" for event in seen)
 
 
 async def running(whole: Inside, client: str, *rids: str) -> None:

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 COSTLY: Final[dict[EventKind, type[Replied] | type[AttemptEnded]]] = {"replied": Replied, "attempt_ended": AttemptEnded}
 """The events that book an attempt."""
+AT_ONCE: Final = 64
 KEPT_MINUTES: Final = 35
 """Longer than any request takes."""
 
@@ -44,6 +45,8 @@ class Account:
     spent: Decimal = Decimal(0)
     booked: set[int] = field(default_factory=set)
     """Attempts that cost something, by a hash of their names: events may come twice."""
+    ended: set[str] = field(default_factory=set)
+    """Requests that have their replies, and still their places, which count no more."""
 
     def turn(self, day: int) -> None:
         if day > self.day:
@@ -57,6 +60,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
+    account: Account
     client: str
     rid: str
     tokens: int
@@ -155,17 +159,26 @@ class Accounts:
         if isinstance(event, Replied):
             usage = event.attempt.usage if event.attempt else None
             used = usage.tokens_in + usage.tokens_out if usage else 0
-            self._ended.put_nowait(_Ended(address.client, address.rid, used))
+            account.ended.add(address.rid)
+            self._ended.put_nowait(_Ended(account, address.client, address.rid, used))
 
     async def _settle(self) -> None:
-        """Give back what replies have freed, one by one, for ever; a place that cannot be given back ends by itself."""
+        """Give back what replies have freed, for ever."""
         while True:
-            ended = await self._ended.get()
-            try:
-                await self._meters.give_back(ended.client, ended.rid)
-                await self._settle_tokens(ended)
-            except BusError as error:
-                log.warning("account.unsettled", client=ended.client, rid=ended.rid, error=str(error))
+            ended = [await self._ended.get()]
+            while not self._ended.empty() and len(ended) < AT_ONCE:
+                ended.append(self._ended.get_nowait())
+            await asyncio.gather(*map(self._end, ended))
+
+    async def _end(self, ended: _Ended) -> None:
+        """A place that cannot be given back ends by itself."""
+        try:
+            await self._meters.give_back(ended.client, ended.rid)
+            await self._settle_tokens(ended)
+        except BusError as error:
+            log.warning("account.unsettled", client=ended.client, rid=ended.rid, error=str(error))
+        finally:
+            ended.account.ended.discard(ended.rid)
 
     async def _settle_tokens(self, ended: _Ended) -> None:
         """What was used instead of what was expected; what comes in another minute only adds to that one."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Final
 
 from adapters.accounts import Accounts
@@ -63,7 +64,7 @@ class BusIdentity:
         limits = client.limits
         _raise(may.forbidden(limits, submission))
         headers = {} if limits.models is None else {h.ALLOWED_MODELS: ",".join(limits.models)}
-        async with _in_time(submission.rid):
+        async with self._in_time(submission.rid):
             if limits.requests_per_minute is not None:
                 await self._count("requests", 1, limits.requests_per_minute, submission)
             if limits.takes_places or limits.tokens_per_minute is not None:
@@ -80,10 +81,14 @@ class BusIdentity:
         wanted, most = may.micro_usd(weight.usd), may.places(limits)
         place = await self._meters.take(asked.client, asked.rid, wanted, asked.deadline_ms // 1000 + GRACE_S)
         try:
-            before = await self._meters.before(asked.client, place.seq, at_most=most)
-            if await self._bus.last(REPLIES, str(Reply(asked.client, asked.rid))) is not None:
+            if asked.named and await self._bus.last(REPLIES, str(Reply(asked.client, asked.rid))) is not None:
                 await self._meters.give_back(asked.client, asked.rid)
-                return {}
+                return _budget(limits, Decimal(0))
+            # Who is before whom matters only when not all have room, and for money.
+            roomy = limits.usd_per_day is None and await self._meters.taken(asked.client) <= most
+            before = (
+                [] if roomy else await self._meters.before(asked.client, place.seq, at_most=most, without=account.ended)
+            )
             _raise(may.too_many(most, len(before), asked))
             if place.new:
                 await self._count_tokens(limits, weight, asked)
@@ -91,9 +96,7 @@ class BusIdentity:
             if place.new:
                 await self._meters.give_back(asked.client, asked.rid)
             raise
-        if limits.usd_per_day is None:
-            return {}
-        return {h.BUDGET_USD: f"{may.budget(limits.usd_per_day, account.spent, before, wanted):f}"}
+        return _budget(limits, may.budget(limits.usd_per_day or Decimal(0), account.spent, before, wanted))
 
     async def _count_tokens(self, limits: ClientLimits, weight: Weight, asked: Submission) -> None:
         if limits.tokens_per_minute is not None:
@@ -110,18 +113,27 @@ class BusIdentity:
             raise refusal
         return minute
 
+    @asynccontextmanager
+    async def _in_time(self, rid: str) -> AsyncIterator[None]:
+        """Raises RequestFailedError: storage_unavailable."""
+        if not self._bus.link().up:
+            raise _away(rid, "no connection")
+        try:
+            async with asyncio.timeout(ADMIT_S):
+                yield
+        except (BusError, TimeoutError) as error:
+            raise _away(rid, str(error) or "no answer") from None
+
+
+def _budget(limits: ClientLimits, usd: Decimal) -> dict[str, str]:
+    return {} if limits.usd_per_day is None else {h.BUDGET_USD: f"{usd:f}"}
+
+
+def _away(rid: str, why: str) -> RequestFailedError:
+    words = f"the bus is away, and without it nobody can tell what may be used: {why}"
+    return RequestFailedError.of(ErrorType.STORAGE_UNAVAILABLE, rid, words, retry_after_ms=RETRY_AFTER_MS)
+
 
 def _raise(refusal: RequestFailedError | None) -> None:
     if refusal is not None:
         raise refusal
-
-
-@asynccontextmanager
-async def _in_time(rid: str) -> AsyncIterator[None]:
-    """Raises RequestFailedError: storage_unavailable."""
-    try:
-        async with asyncio.timeout(ADMIT_S):
-            yield
-    except (BusError, TimeoutError) as error:
-        words = f"the bus is away, and without it nobody can tell what may be used: {error or 'no answer'}"
-        raise RequestFailedError.of(ErrorType.STORAGE_UNAVAILABLE, rid, words, retry_after_ms=RETRY_AFTER_MS) from None

@@ -60,7 +60,7 @@ class Mailbox:
                 )
                 self._clients[client] = stack
             if pieces and client not in self._speaking:
-                every = str(Chunk(client, "x", 0)).removesuffix("x.0") + ">"
+                every = str(Chunk(client, "x", 0)).removesuffix("x.0") + "*.*"
                 await self._clients[client].enter_async_context(self._bus.listen(every, self._heard_piece))
                 self._speaking.add(client)
             if len(self._clients) > MAX_CLIENTS:
@@ -137,10 +137,9 @@ class Mailbox:
                 heard.put_nowait(Letter(subject, data, headers, 0, 0))
 
     def _heard_piece(self, subject: str, data: bytes, headers: Headers) -> None:
-        address = parse(subject)
-        if isinstance(address, Chunk):
-            for on_piece in self._streams.get((address.client, address.rid), ()):
-                on_piece(subject, data, headers)
+        client, rid = subject.split(".")[2:4]  # `open` asked for no others
+        for on_piece in self._streams.get((client, rid), ()):
+            on_piece(subject, data, headers)
 
     async def _forget_an_idle_one(self) -> None:
         busy = {client for client, _ in self._expected}

@@ -1,8 +1,10 @@
 """What limited clients use, counted on the bus, so that any number of edges agree."""
 
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 import nats.errors
+from nats.aio.msg import Msg
 from pydantic_core import from_json, to_json
 
 from adapters.bus import JetStreamBus
@@ -54,13 +56,25 @@ class Meters:
             else:
                 return Place(taken.seq)
 
-    async def before(self, client: str, seq: int, *, at_most: int) -> list[int]:
-        """What the places before this one hold, in millionths of a dollar; no more of them than asked for."""
+    async def taken(self, client: str) -> int:
+        """How many places a client has, of whichever requests. Raises UnavailableError."""
+        subject = f"$JS.API.DIRECT.GET.{OPEN}"
+        first = to_json({"seq": 1, "next_by_subj": f"llm.open.{token('client', client)}.*", "batch": 1})
+        answer = await self._request(subject, first, {})
+        pending = (answer.headers or {}).get("Nats-Num-Pending")
+        return 0 if pending is None else int(pending) + 1
+
+    async def before(self, client: str, seq: int, *, at_most: int, without: Container[str] = ()) -> list[int]:
+        """What the places before this one hold, in millionths of a dollar; no more of them than asked for.
+
+        `without` those of certain requests.
+        """
         held: list[int] = []
         async for letter in self._bus.read(OPEN, f"llm.open.{token('client', client)}.*"):
             if letter.seq >= seq or len(held) == at_most:
                 break
-            held.append(int(letter.data))
+            if letter.subject.rpartition(".")[2] not in without:
+                held.append(int(letter.data))
         return held
 
     async def give_back(self, client: str, rid: str) -> None:
@@ -68,9 +82,11 @@ class Meters:
         await self._ask(f"$JS.API.STREAM.PURGE.{OPEN}", to_json({"filter": str(Open(client, rid))}), {})
 
     async def _ask(self, subject: str, data: bytes, headers: dict[str, str]) -> dict[str, str]:
-        try:
-            answer = await self._bus.client.request(subject, data, timeout=ASK_S, headers=headers or None)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(subject, f"no answer: {error or type(error).__name__}") from error
-        whole: dict[str, str] = from_json(answer.data)
+        whole: dict[str, str] = from_json((await self._request(subject, data, headers)).data)
         return whole
+
+    async def _request(self, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
+        try:
+            return await self._bus.client.request(subject, data, timeout=ASK_S, headers=headers or None)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(subject, f"no answer: {str(error) or type(error).__name__}") from error

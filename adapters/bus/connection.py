@@ -84,11 +84,11 @@ class BusClient(Client):
 
 def _headers(block: bytes) -> Headers | None:
     """A block as this project writes them, in a fifth of the library's time; None for any other."""
-    version, *lines, end, last = block.decode(errors="replace").split("\r\n")
-    if version != "NATS/1.0" or end or last:
+    lines = block.decode(errors="replace").split("\r\n")
+    if len(lines) < 3 or lines[0] != "NATS/1.0" or lines[-2:] != ["", ""]:
         return None
     parsed = {}
-    for line in lines:
+    for line in lines[1:-2]:
         name, colon, value = line.partition(":")
         if not colon or not _NAME.match(name):
             return None

@@ -4,6 +4,7 @@ What only Anthropic itself has is read over, so that any model can answer; what 
 refused: tools that run at Anthropic, documents that are no text.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from adapters.edge.anthropic_request import effort, parallel_tool_calls, response_format, tool_choice, tools, turns
-from adapters.edge.anthropic_speech import STOP_REASONS, MessageSpeech, usage
+from adapters.edge.anthropic_speech import STOP_REASONS, CallIds, MessageSpeech, usage
 from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
 from schemas.policy import Policy
@@ -21,6 +22,7 @@ from schemas.request import MAX_DEADLINE_MS
 SESSION: Final = "x-claude-code-session-id"
 PATIENCE: Final = "x-stainless-timeout"
 """Seconds that the vendor's own clients wait for an answer."""
+_NO_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class OutputConfig(BaseModel):
@@ -83,14 +85,14 @@ class Messages:
             "type": "message",
             "role": "assistant",
             "model": reply.model,
-            "content": _content(reply.message, shows_thinking=_shows_thinking(asked)) if reply.message else [],
+            "content": _content(asked, reply, reply.message) if reply.message else [],
             "stop_reason": STOP_REASONS.get(reply.finish_reason or "", "end_turn"),
             "stop_sequence": None,
             "usage": usage(reply.usage),
         }
 
     def speech(self, asked: Asked, rid: str) -> MessageSpeech:
-        return MessageSpeech(asked.model, rid, shows_thinking=_shows_thinking(asked))
+        return MessageSpeech(asked.model, rid, _call_ids(asked, rid), shows_thinking=_shows_thinking(asked))
 
 
 def _shows_thinking(asked: Asked) -> bool:
@@ -98,9 +100,21 @@ def _shows_thinking(asked: Asked) -> bool:
     return asked.request.preferences.reasoning_effort not in (None, "none")
 
 
-def _content(message: ReplyMessage, *, shows_thinking: bool) -> list[dict[str, Any]]:
+def _call_ids(asked: Asked, rid: str) -> CallIds:
+    """Clients find a result by the id of its call in the whole conversation; some servers number those of each answer
+    anew, and some use characters that Anthropic knows in no id."""
+    earlier = {call.get("id") for turn in asked.request.messages or () for call in turn.tool_calls or ()}
+
+    def call_id(given: str | None, index: int) -> str:
+        plain = _NO_ID.sub("_", given or "")
+        return plain if plain and plain not in earlier else f"toolu_{rid}_{index}"
+
+    return call_id
+
+
+def _content(asked: Asked, reply: Reply, message: ReplyMessage) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
-    if shows_thinking:
+    if _shows_thinking(asked):
         content += [
             block for block in message.thinking_blocks if block.get("type") in {"thinking", "redacted_thinking"}
         ]
@@ -108,11 +122,22 @@ def _content(message: ReplyMessage, *, shows_thinking: bool) -> list[dict[str, A
             content.append({"type": "thinking", "thinking": message.reasoning, "signature": ""})
     if message.content:
         content.append({"type": "text", "text": message.content})
-    for call in message.tool_calls:
+    call_id = _call_ids(asked, reply.request_id)
+    for index, call in enumerate(message.tool_calls):
         function = call.get("function", {})
-        arguments = from_json(function.get("arguments") or "{}")
-        content.append({"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments})
+        given = _input(function.get("arguments") or "{}")
+        called = {"id": call_id(call.get("id"), index), "name": function.get("name"), "input": given}
+        content.append({"type": "tool_use", **called})
     return content
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """Half of broken arguments might be carried out: a tool is to refuse them, and say so to the model."""
+    try:
+        given = from_json(arguments)
+    except ValueError:
+        given = None
+    return given if isinstance(given, dict) else {"unreadable_arguments": arguments}
 
 
 def _metadata(said: dict[str, Any] | None, headers: Mapping[str, str]) -> dict[str, Any] | None:

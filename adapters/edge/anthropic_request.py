@@ -35,17 +35,21 @@ def _blocks(content: Any) -> list[Block]:
 
 def _assistant(blocks: list[Block]) -> Iterator[Block]:
     """Thinking without a signature was another model's, and is of use to nobody; a turn of nothing else is left out."""
-    thoughts = [
-        {name: block[name] for name in ("type", "thinking", "signature", "data") if name in block}
-        for block in blocks
-        if (block.get("type"), bool(block.get("signature") or block.get("data")))
-        in {("thinking", True), ("redacted_thinking", True)}
-    ]
+    thoughts = [thought for block in blocks if (thought := _thought(block))]
     calls = [_call(block) for block in blocks if block.get("type") == "tool_use"]
     parts = [part for part in _parts(blocks) if part["type"] == "text"]
     if thoughts or calls or parts:
         turn = {"role": "assistant", "content": _joined(parts) if parts or calls else ""}
         yield {**turn, "tool_calls": calls or None, "thinking_blocks": thoughts or None}
+
+
+def _thought(block: Block) -> Block | None:
+    match block:
+        case {"type": "thinking", "thinking": str(words), "signature": str(signature)} if signature:
+            return {"type": "thinking", "thinking": words, "signature": signature}
+        case {"type": "redacted_thinking", "data": str(data)}:
+            return {"type": "redacted_thinking", "data": data}
+    return None
 
 
 def _user(blocks: list[Block]) -> Iterator[Block]:

@@ -1,6 +1,6 @@
 """Anthropic's events of a stream: one block after the other, each begun and ended."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pydantic_core import from_json
@@ -19,6 +19,9 @@ STOP_REASONS: Final[Mapping[str, str]] = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
+
+CallIds = Callable[[str | None, int], str]
+"""The id of a call, from the one that its model gave it and its place in the answer."""
 
 
 def usage(counted: Usage | None) -> dict[str, Any]:
@@ -39,9 +42,10 @@ class MessageSpeech:
 
     ping = sse.event({"type": "ping"}, name="ping")
 
-    def __init__(self, model: str, rid: str, *, shows_thinking: bool) -> None:
+    def __init__(self, model: str, rid: str, call_id: CallIds, *, shows_thinking: bool) -> None:
         self._model = model
         self._rid = rid
+        self._call_id = call_id
         self._shows_thinking = shows_thinking
         self._begun = False
         self._index = -1
@@ -130,7 +134,9 @@ class MessageSpeech:
             if call.index in self._called:
                 return b""  # after whole arguments nothing can be meant
             self._called.add(call.index)
-            said = self._close() + self._opened("tool_use", id=call.id, name=call.name, input={})
+            said = self._close() + self._opened(
+                "tool_use", id=self._call_id(call.id, call.index), name=call.name, input={}
+            )
             self._call, self._arguments = call.index, []
         self._arguments.append(call.arguments)
         return said + (self._delta("input_json_delta", partial_json=call.arguments) if call.arguments else b"")

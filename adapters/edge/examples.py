@@ -6,7 +6,10 @@ body it sends: its lines in curl, Python and JavaScript are written by `samples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 ADDRESS: Final = "http://127.0.0.1:8484"
 """In the examples as written; the page puts the address of its own edge here."""
@@ -21,8 +24,6 @@ class Example:
     headers: Mapping[str, str] = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)
     """The values of the path's parameters."""
-    answer: Any = None
-    """What comes back, shortened."""
     own: Mapping[str, str] = field(default_factory=dict)
     """Lines that are better than the written ones, by language: an SDK's."""
 
@@ -51,14 +52,10 @@ ASKED_FOR_LATER: Final = Example(
     "Ask now, fetch later",
     ASKED,
     {"Idempotency-Key": "harbour-1", "Prefer": "respond-async"},
-    answer={
-        "id": "harbour-1",
-        "status": "accepted",
-        "location": "/v1/requests/harbour-1",
-        "events": "/v1/requests/harbour-1/events",
-    },
 )
 
+ANSWERS: Final[Mapping[str, Any]] = from_json(files("adapters.edge").joinpath("static/answers.json").read_bytes())
+"""What comes back to a door's first example."""
 ABOUT: Final[Mapping[str, About]] = {
     "POST /v1/chat/completions": About(
         "Chat completions",
@@ -68,31 +65,6 @@ ABOUT: Final[Mapping[str, About]] = {
             Example(
                 "An answer",
                 ASKED,
-                answer={
-                    "id": "chatcmpl-6e90317fd85a4a70b834e67414261db6",
-                    "object": "chat.completion",
-                    "created": 1795252837,
-                    "model": "echo",
-                    "choices": [
-                        {
-                            "index": 0,
-                            "message": {
-                                "role": "assistant",
-                                "content": "Masts, fog, and somewhere a bell.",
-                                "refusal": None,
-                            },
-                            "logprobs": None,
-                            "finish_reason": "stop",
-                        }
-                    ],
-                    "usage": {
-                        "prompt_tokens": 9,
-                        "completion_tokens": 8,
-                        "total_tokens": 17,
-                        "prompt_tokens_details": {"cached_tokens": 0},
-                        "completion_tokens_details": {"reasoning_tokens": 0},
-                    },
-                },
                 own={
                     "Python": OPENAI_PYTHON
                     + """answer = client.chat.completions.create(
@@ -159,6 +131,8 @@ print(answer.output_text)
         "A vector for each text, of a model that makes them.",
         (Example("Two texts", {"model": "auto", "input": ["the harbour", "항구"]}),),
     ),
+    "GET /": About("Is anybody at home?", "A line of text; `HEAD` says the same without it.", ()),
+    "HEAD /": About("Is anybody at home, without words", "What some clients ask first.", ()),
     "GET /v1/models": About("Models", "All that `model` may name.", (Example("All of them"),)),
     "GET /v1/models/{model}": About(
         "One model", "What it can and costs.", (Example("The one that is chosen for you", path={"model": "auto"}),)

@@ -176,9 +176,8 @@ async def read_body(request: Request, limit: int, rid: str) -> bytes:
     content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if content_type not in (JSON, "text/plain") and not content_type.endswith("+json"):
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"send {JSON}, not {content_type[:64]!r}")
-    too_large = RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
     if int(_digits(request.headers.get("content-length", ""))) > limit:
-        raise too_large
+        raise _too_large(rid, limit)
     parts: list[bytes] = []
     size = taken = 0
     try:
@@ -186,7 +185,7 @@ async def read_body(request: Request, limit: int, rid: str) -> bytes:
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(rid, limit)
                 if not ARRIVING.take(len(part)):
                     words = "too many large requests are arriving at once"
                     raise RequestFailedError.of(ErrorType.OVERLOADED, rid, words, retry_after_ms=1_000)
@@ -197,6 +196,10 @@ async def read_body(request: Request, limit: int, rid: str) -> bytes:
     finally:
         ARRIVING.give_back(taken)
     return b"".join(parts)
+
+
+def _too_large(rid: str, limit: int) -> RequestFailedError:
+    return RequestFailedError.of(ErrorType.PAYLOAD_TOO_LARGE, rid, f"at most {limit} bytes are taken")
 
 
 def _digits(length: str) -> str:

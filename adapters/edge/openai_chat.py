@@ -156,6 +156,8 @@ class ChatSpeech:
     def piece(self, chunk: Chunk) -> bytes:
         if chunk.model:
             self._base["model"] = chunk.model
+        if not (chunk.text or chunk.reasoning or chunk.tool_call):
+            return b""  # a record of thinking: the end has them all, for clients add up nothing but texts
         delta: dict[str, Any] = {} if self._spoken else {"role": "assistant"}
         self._spoken = True
         if chunk.text:

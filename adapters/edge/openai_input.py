@@ -111,9 +111,9 @@ def _part(path: str, part: Any) -> dict[str, Any]:
     raise wrong(path, "a part is an input_text or output_text with its text, or an input_image with its image_url")
 
 
-def sealed(thinking_blocks: Sequence[dict[str, Any]]) -> str | None:
+def sealed(thinking_blocks: Sequence[dict[str, Any]]) -> str:
     """A provider's own record of its thinking, as the client is to send it back."""
-    return b64encode(to_json(thinking_blocks)).decode() if thinking_blocks else None
+    return b64encode(to_json(thinking_blocks)).decode()
 
 
 def _thought(path: str, item: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:

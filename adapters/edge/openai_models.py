@@ -55,6 +55,7 @@ def _route(route: Route | Capability, policy: Policy) -> dict[str, Any]:
     models = (task.models if task else route.models) or tuple(dict.fromkeys(variants)) or policy.default.models
     return {
         "models": models,
+        "embeds": policy.models[models[0]].embeds,
         "strategy": (task or route).strategy or policy.default_strategy,
         "context_tokens": max(policy.models[name].context_tokens for name in models),
     }
@@ -67,8 +68,10 @@ def _model(model: Model) -> dict[str, Any]:
         "nodes": model.nodes,
         "role": model.role,
         "context_tokens": model.context_tokens,
-        "tools": model.tools,
+        "tools": model.tools and not model.embeds,
+        "embeds": model.embeds,
         "free": model.costs_nothing,
+        "price": model.price and model.price.model_dump(exclude_defaults=True, exclude={"source"}),
     }
 
 

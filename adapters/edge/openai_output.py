@@ -1,7 +1,7 @@
 """What `POST /v1/responses` answers: a response and its items, whole or as events."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -37,11 +37,6 @@ def ended(asked: Asked, rid: str, reply: Reply, output: list[Item], **more: Any)
     reason = INCOMPLETE.get(reply.finish_reason or "")
     if reason:
         output[-1]["status"] = "incomplete"
-    if reply.message and (seal := sealed(reply.message.thinking_blocks)):
-        if not (thoughts := [item for item in output if item["type"] == "reasoning"]):
-            thoughts = [spoken("reasoning", _id("reasoning", rid, len(output)), None)]
-            output = [*thoughts, *output]
-        thoughts[0]["encrypted_content"] = seal
     return response(
         asked, rid, "incomplete" if reason else "completed", model=reply.model, output=output, usage=usage(reply.usage),
         incomplete_details={"reason": reason} if reason else None, completed_at=None if reason else int(time.time()),
@@ -56,8 +51,9 @@ def items(rid: str, reply: Reply) -> list[Item]:
     def next_id(kind: str) -> str:
         return _id(kind, rid, len(output))
 
-    if message and message.reasoning:
-        output.append(spoken("reasoning", next_id("reasoning"), message.reasoning))
+    if message and (message.reasoning or message.thinking_blocks):
+        blocks = message.thinking_blocks
+        output.append(spoken("reasoning", next_id("reasoning"), message.reasoning or None, blocks=blocks))
     if message and message.content:
         output.append(spoken("message", next_id("message"), message.content))
     for call in message.tool_calls if message else ():
@@ -70,11 +66,14 @@ def _id(kind: str, rid: str, n: int) -> str:
     return f"{PREFIXES[kind]}_{rid}_{n}"
 
 
-def spoken(kind: Kind, item_id: str, text: str | None, status: str = "completed") -> Item:
-    """None: not a word yet."""
+def spoken(
+    kind: Kind, item_id: str, text: str | None, status: str = "completed", blocks: Sequence[dict[str, Any]] = ()
+) -> Item:
+    """`text` is None: not a word yet. `blocks` are a provider's own record of its thinking."""
     content = [] if text is None else [_part(kind, text)]
     rest: Item = {"role": "assistant"} if kind == "message" else {"summary": []}
-    return {"id": item_id, "type": kind, "status": status, **rest, "content": content}
+    seal = {"encrypted_content": sealed(blocks)} if blocks else {}
+    return {"id": item_id, "type": kind, "status": status, **rest, "content": content, **seal}
 
 
 def called(item_id: str, call_id: str, name: str, arguments: str, status: str = "completed") -> Item:
@@ -114,13 +113,14 @@ class _Going:
     said: list[str] = field(default_factory=list)
     call_id: str = ""
     name: str = ""
+    blocks: list[dict[str, Any]] = field(default_factory=list)
     status: str = "in_progress"
 
     def item(self) -> Item:
         text = "".join(self.said)
         if self.kind is None:
             return called(self.id, self.call_id, self.name, text, self.status)
-        return spoken(self.kind, self.id, text if self.said else None, self.status)
+        return spoken(self.kind, self.id, text if self.said else None, self.status, self.blocks)
 
 
 class ResponseSpeech:
@@ -141,6 +141,10 @@ class ResponseSpeech:
         out = self._begin(chunk.model)
         if chunk.reasoning:
             out += self._say("reasoning", chunk.reasoning)
+        if chunk.thinking_block:
+            going, turned = self._turn_to("reasoning")
+            going.blocks.append(chunk.thinking_block)
+            out += turned
         if chunk.text:
             out += self._say("message", chunk.text)
         if chunk.tool_call:
@@ -177,34 +181,37 @@ class ResponseSpeech:
         begun = self._response("in_progress", model=model or self._asked.model)
         return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
+    def _turn_to(self, kind: Kind) -> tuple[_Going, bytes]:
+        """The item of that kind that goes on, or a new one."""
+        going = self._speaking
+        if going is not None and going.kind == kind:
+            return going, b""
+        out = self._hush()
+        going = self._speaking = self._next(kind)
+        return going, out + self._event("response.output_item.added", output_index=going.index, item=going.item())
+
     def _say(self, kind: Kind, text: str) -> bytes:
-        out, going = b"", self._speaking
-        if going is None or going.kind != kind:
-            out = self._hush()
-            going = self._speaking = self._next(kind)
-            part = _part(kind, "")
-            out += self._event("response.output_item.added", output_index=going.index, item=going.item())
-            out += self._event("response.content_part.added", **_within(going), part=part)
+        going, out = self._turn_to(kind)
+        if not going.said:
+            out += self._event("response.content_part.added", **_within(going), part=_part(kind, ""))
         going.said.append(text)
+        if not text:
+            return out
         more: Item = {"logprobs": []} if kind == "message" else {}
-        return out + (
-            self._event(f"response.{TEXTS[kind]}.delta", **_within(going), delta=text, **more) if text else b""
-        )
+        return out + self._event(f"response.{TEXTS[kind]}.delta", **_within(going), delta=text, **more)
 
     def _hush(self, status: str = "completed") -> bytes:
         """The end of what is being said, so that something else can follow."""
         going, self._speaking = self._speaking, None
         if going is None or going.kind is None:
             return b""
-        going.status = status
+        going.status, out = status, b""
         item = going.item()
-        part = item["content"][0]
-        more: Item = {"logprobs": []} if going.kind == "message" else {}
-        return (
-            self._event(f"response.{TEXTS[going.kind]}.done", **_within(going), text=part["text"], **more)
-            + self._event("response.content_part.done", **_within(going), part=part)
-            + self._event("response.output_item.done", output_index=going.index, item=item)
-        )
+        for part in item["content"]:
+            more: Item = {"logprobs": []} if going.kind == "message" else {}
+            out += self._event(f"response.{TEXTS[going.kind]}.done", **_within(going), text=part["text"], **more)
+            out += self._event("response.content_part.done", **_within(going), part=part)
+        return out + self._event("response.output_item.done", output_index=going.index, item=item)
 
     def _call(self, piece: ToolCallChunk) -> bytes:
         out, going = self._hush(), self._calls.get(piece.index)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from adapters.edge.door import Shape
 from adapters.edge.errors import JSON, STATUS, error_body
-from adapters.edge.examples import ABOUT, About
+from adapters.edge.examples import ABOUT, ANSWERS, About
 from adapters.edge.samples import LANGUAGES, samples
 from adapters.edge.wishes import PREFIX, Wishes
 from schemas.failure import RETRYABLE, Error, ErrorType
@@ -100,7 +100,7 @@ def _described(document: dict[str, Any], shape_of: Callable[[str], Shape]) -> di
         _hoist(operation, schemas)
         _add_parameters(path, operation, about)
         _add_body_examples(operation, about)
-        _add_answers(operation, about, shape_of(path))
+        _add_answers(operation, about, shape_of(path), ANSWERS.get(f"{method} {path}"))
         operation["x-codeSamples"] = [
             {"lang": LANGUAGES[label], "label": label, "title": example.title, "source": source}
             for example in (about.examples if about else ())
@@ -125,7 +125,7 @@ def _hoist(value: Any, schemas: dict[str, Any]) -> None:
 
 def _add_parameters(path: str, operation: dict[str, Any], about: About | None) -> None:
     given = operation.setdefault("parameters", [])
-    values: Mapping[str, str] = about.examples[0].path if about else {}
+    values = about.examples[0].path if about and about.examples else {}
     for name in re.findall(r"\{(\w+)\}", path):
         parameter = next((each for each in given if (each["in"], each["name"]) == ("path", name)), None)
         if parameter is None:
@@ -146,12 +146,17 @@ def _add_parameters(path: str, operation: dict[str, Any], about: About | None) -
 
 
 def _add_body_examples(operation: dict[str, Any], about: About | None) -> None:
-    if "requestBody" in operation and about:
+    content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
+    fields = content.get("schema", {}).get("properties", {})
+    for wish in Wishes.model_fields:  # the dialect's own come first
+        if wish in fields:
+            fields[wish] = fields.pop(wish)
+    if content and about:
         bodies = {example.title: {"value": example.body} for example in about.examples}
-        operation["requestBody"]["content"][JSON]["examples"] = bodies
+        content["examples"] = bodies
 
 
-def _add_answers(operation: dict[str, Any], about: About | None, shape: Shape) -> None:
+def _add_answers(operation: dict[str, Any], about: About | None, shape: Shape, answer: Any) -> None:
     answers: dict[str, Any] = operation.setdefault("responses", {})
     answers.pop("422", None)  # FastAPI's own, which is never sent
     good = answers.setdefault("200", {})
@@ -160,7 +165,7 @@ def _add_answers(operation: dict[str, Any], about: About | None, shape: Shape) -
     if durable:
         good["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in FACTS}
     content = good.setdefault("content", {JSON: {"schema": {}}})
-    if answer := next((each.answer for each in about.examples if each.answer), None) if about else None:
+    if answer is not None:
         content[JSON] = {"schema": _schema_of(answer), "example": answer}
     if durable:
         if about and any(isinstance(each.body, dict) and "stream" in each.body for each in about.examples):

@@ -41,26 +41,33 @@ class _Parts:
         self.body: list[bytes] = []
         self.begun = self.complete = self.kept = self.surplus = self.until_close = False
         self.idle_bytes = 0
+        self.fault: str | None = None
 
     def feed(self, data: bytes) -> None:
-        """Raises httpcore.RemoteProtocolError, after what came before the fault was taken."""
+        """What is wrong with it counts after what came before the fault: an answer that has begun has begun."""
         self.idle_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.complete:
-                raise httpcore.RemoteProtocolError(str(error) or type(error).__name__) from None
             self.surplus = True
-        if self.idle_bytes > HEAD_BYTES and not self.complete:
-            raise httpcore.RemoteProtocolError("the head of the answer does not end")
+            self.fault = str(error) or type(error).__name__
+        if self.idle_bytes > HEAD_BYTES:
+            self.fault = f"{self.idle_bytes} bytes without an end of the head, or any of the body"
 
     def end(self) -> None:
-        """The server has closed the connection. Raises httpcore.RemoteProtocolError."""
+        """The server has closed the connection."""
+        self.surplus = True
         if not self.begun:
-            raise httpcore.RemoteProtocolError("Server disconnected without sending a response.")
-        if not self.until_close:
-            raise httpcore.RemoteProtocolError("peer closed connection without sending complete message body")
-        self.complete = self.surplus = True
+            self.fault = "Server disconnected without sending a response."
+        elif self.until_close:
+            self.complete = True
+        else:
+            self.fault = "peer closed connection without sending complete message body"
+
+    def check(self) -> None:
+        """Raises httpcore.RemoteProtocolError."""
+        if self.fault is not None:
+            raise httpcore.RemoteProtocolError(self.fault)
 
     @property
     def reusable(self) -> bool:
@@ -125,6 +132,8 @@ class Http1Connection(httpcore.AsyncConnectionInterface):
             await self._send(request)
             while not parts.begun:
                 await self._more()
+                if not parts.begun:
+                    parts.check()
         except BaseException:
             await self.aclose()
             raise
@@ -142,7 +151,7 @@ class Http1Connection(httpcore.AsyncConnectionInterface):
             self._written = True
 
     async def _more(self) -> None:
-        """Raises httpcore.ReadError, httpcore.RemoteProtocolError."""
+        """Raises httpcore.ReadError."""
         if data := await self._stream.read(READ_BYTES):
             self._parts.feed(data)
         else:
@@ -150,19 +159,15 @@ class Http1Connection(httpcore.AsyncConnectionInterface):
 
     async def body(self) -> AsyncIterator[bytes]:
         """All that has come each time, as soon as it has; a fault after what came before it."""
-        parts, fault = self._parts, None
+        parts = self._parts
         while True:
             if parts.body:
                 data, parts.body = b"".join(parts.body), []
                 yield data
             if parts.complete:
                 return
-            if fault is not None:
-                raise fault
-            try:
-                await self._more()
-            except httpcore.RemoteProtocolError as error:
-                fault = error
+            parts.check()
+            await self._more()
 
     async def ended(self) -> None:
         """The call is over, whether its answer is or not."""

@@ -14,6 +14,8 @@ from schemas.outcome import Answer, FinishReason
 from schemas.request import Chat, ChatMessage
 from schemas.work import Usage
 
+THOUGHT: Final = "reasoning_content"
+"""Some servers want it back with the turn, some refuse it."""
 OPENAI_HOST: Final = "api.openai.com"
 PATH: Final = "/chat/completions"
 EFFORT: Final = "reasoning_effort"
@@ -85,10 +87,9 @@ class OpenAI(Hosted):
         try:
             return await ask()
         except AttemptError as error:
-            told = error.failure.kind is FailureKind.BAD_REQUEST and EFFORT in (error.failure.upstream or "")
-            if not told or EFFORT not in body:
+            refused = error.failure.kind is FailureKind.BAD_REQUEST and error.failure.upstream
+            if not refused or not _left_out(body, refused):
                 raise
-        del body[EFFORT]  # this model thinks in its own way, or not at all
         return await ask()
 
     async def embed(self, call: Call) -> Answer:
@@ -133,9 +134,19 @@ def request_body(name: str, chat: Chat, *, native: bool) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+def _left_out(body: dict[str, Any], refused: str) -> bool:
+    """Take out what the server's own words are against: its model thinks in its own way, or not at all."""
+    if EFFORT in refused:
+        return body.pop(EFFORT, None) is not None
+    if THOUGHT in refused:
+        thoughts = [message.pop(THOUGHT, None) for message in body["messages"]]
+        return any(thoughts)
+    return False
+
+
 def _message(turn: ChatMessage, *, native: bool) -> dict[str, Any]:
     """As it came, parts of whatever type too, but without what is for another provider only."""
-    message = turn.model_dump(exclude_none=True, exclude={"thinking_blocks"})
+    message = turn.model_dump(exclude_none=True, exclude={"thinking_blocks", *((THOUGHT,) if native else ())})
     if isinstance(turn.content, list):
         message["content"] = [_unmarked(part) for part in turn.content]
     if turn.role == "developer" and not native:

@@ -109,7 +109,9 @@ class _Pool(httpcore.AsyncConnectionPool):
         self, kept: list[_Connection], closing: list[httpcore.AsyncConnectionInterface], origin: httpcore.Origin
     ) -> _Connection:
         """One that is kept and still good, or a new one; taken."""
-        for connection in [one for one in kept if one.is_available() and one.can_handle_request(origin)]:
+        for connection in tuple(kept):
+            if not connection.is_available() or not connection.can_handle_request(origin):
+                continue
             if not connection.has_expired():
                 connection.taken = True
                 return connection

@@ -18,10 +18,15 @@ app = typer.Typer(help="Keys and limits of the HTTP edge's clients.", no_args_is
 
 Name = Annotated[str, typer.Argument(help="The client's name, as it stands in subjects and in the ledger.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id, from `llmbus key list`.")]
-Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=1)]
+Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=1, help="Of all its keys.")]
 Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", min=1, help="Of prompts and answers.")]
 Concurrent = Annotated[int | None, typer.Option("--concurrent", min=1, help="Requests without a reply yet.")]
-Usd = Annotated[float | None, typer.Option("--usd-per-day", min=0, help="By UTC; 0: only models that cost nothing.")]
+Usd = Annotated[
+    float | None,
+    typer.Option(
+        "--usd-per-day", min=0, help="By UTC; 0: only models that cost nothing. Without a known price none answers."
+    ),
+]
 Capabilities = Annotated[
     list[str] | None, typer.Option("--capability", help="The only ones that it may use; may be given several times.")
 ]

@@ -21,6 +21,7 @@ MESSAGES = {
     "attempt_ended": "schemas.event:AttemptEnded",
     "replied": "schemas.event:Replied",
     "policy": "schemas.policy:Policy",
+    "client": "schemas.client:ApiClient",
 }
 
 

@@ -54,7 +54,7 @@ def expected_tokens_out(chat: Chat) -> int:
     return 0 if chat.embed is not None else chat.max_tokens or TYPICAL_TOKENS_OUT
 
 
-def _size(request: LlmRequest, tokens_in: int) -> Size:
+def size_of(request: LlmRequest, tokens_in: int) -> Size:
     wished = request.preferences.max_tokens
     if request.embed is not None:  # each text is read for itself
         return Size(max(estimate_tokens((text,)) for text in request.embed), tokens_in, 0)
@@ -66,7 +66,7 @@ def plan(
     allowed: frozenset[str] | None = None,
 ) -> Plan:  # fmt: skip
     """The route's models by strategy, then its fallback chain in the chain's order. None but `allowed` models."""
-    size = _size(request, tokens_in)
+    size = size_of(request, tokens_in)
     options: list[Option] = []
     considered: list[Candidate] = []
     absent: list[tuple[str, str, PassedOver]] = []
@@ -87,6 +87,8 @@ def plan(
                 state = world.nodes[node].models[name]
                 sent = world.sent.get(f"{name}@{node}", 0) if world.sent else 0
                 options.append(Option(name, model, node, state, position, tokens_in, size.tokens_out, sent))
+    if request.embed is not None:
+        options = _without_stand_ins(options, considered)
     left_ms = world.received_ms + request.deadline_ms - world.as_of_ms
     slow = [option for option in options if not _in_time(option, left_ms)]
     if 0 < len(slow) < len(options):
@@ -109,6 +111,19 @@ def plan(
     targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
     extra = _only_after(request, chosen, size, policy, allowed) if able and request.embed is None else ()
     return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
+
+
+def _without_stand_ins(options: list[Option], considered: list[Candidate]) -> list[Option]:
+    """Where some node has the model itself, none on which loopback stands in for it: its vectors are others."""
+    real = [option for option in options if not option.state.stand_in]
+    if not real:
+        return options
+    considered += [
+        Candidate(node=option.node, model=option.name, passed_over="model_unusable")
+        for option in options
+        if option.state.stand_in
+    ]
+    return real
 
 
 def node_unable(view: NodeView | None, model: str, as_of_ms: int, limits: Limits) -> PassedOver | None:

@@ -6,7 +6,7 @@ The stages, in order: admit, guardrails, task, candidates, filter, strategy. The
 from dataclasses import dataclass
 
 from router.core.admit import Asked
-from router.core.candidates import Plan, plan
+from router.core.candidates import Plan, plan, size_of
 from router.core.guardrails import for_data, screen
 from router.core.routes import Chosen, choose_route
 from router.core.tokens import estimate_tokens
@@ -133,9 +133,10 @@ def _too_long(request: LlmRequest, found: Plan, tokens_in: int, policy: Policy) 
     """In Anthropic's words: its clients shorten what they ask for by the numbers in them."""
     most = max(policy.models[candidate.model].context_tokens for candidate in found.considered)
     wanted = request.preferences.max_tokens or 0
-    if tokens_in > most:
-        return f"prompt is too long: {tokens_in} tokens > {most} maximum, by estimate"
-    return f"input length and `max_tokens` exceed context limit: {tokens_in} + {wanted} > {most}, by estimate"
+    length = size_of(request, tokens_in).context - wanted
+    if length > most:
+        return f"prompt is too long: {length} tokens > {most} maximum, by estimate"
+    return f"input length and `max_tokens` exceed context limit: {length} + {wanted} > {most}, by estimate"
 
 
 def _wait_for_breakers(request: LlmRequest, resting: tuple[tuple[int, Target], ...], world: World) -> Wait | Forward:

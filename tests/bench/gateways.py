@@ -57,9 +57,12 @@ class Gateway:
     def rss_mb(self) -> float:
         return sum(each.memory_info().rss for each in self._all()) / 1e6
 
+    def pss_mb(self) -> float:
+        """With the pages that processes share counted once, where the system tells that."""
+        return sum(getattr(each.memory_full_info(), "pss", 0) for each in self._all()) / 1e6
+
     def cpu_s(self) -> dict[str, float]:
-        return {name: sum((times := each.cpu_times()).user + times.system for each in [one]) for name, one in
-                self.processes.items()}  # fmt: skip
+        return {name: sum(each.cpu_times()[:2]) for name, each in self.processes.items()}
 
     def _all(self) -> Iterator[psutil.Process]:
         """With children: what is called one process may be several."""

@@ -190,6 +190,24 @@ def test_the_request() -> None:
     assert native["stream_options"] == {"include_usage": True}
 
 
+async def test_what_a_model_thought_goes_back_but_where_it_is_refused() -> None:
+    thought = {"role": "assistant", "content": "맑음", "reasoning_content": "흐린가?"}
+    turns = [{"role": "user", "content": ASKED}, thought, {"role": "user", "content": "정말?"}]
+    asked: list[Any] = []
+
+    async def script(exchange: Exchange) -> None:
+        asked.append(exchange.json()["messages"][1])
+        refusal = refusing(400, error("messages.1.assistant.reasoning_content: it is unsupported"))
+        await (refusal if "reasoning_content" in asked[-1] else streaming(RECORDED))(exchange)
+
+    answer = await ask(script, call(messages=turns))
+    assert answer.text == TEXT
+    assert asked == [thought, {"role": "assistant", "content": "맑음"}]
+    native = request_body("m", call(messages=turns).chat, native=True)
+    assert native["messages"][1] == asked[1]
+    assert (await fail(refusing(400, error("reasoning_content?")), call())).kind is FailureKind.BAD_REQUEST
+
+
 async def test_a_model_that_takes_no_effort_answers_in_its_own_way() -> None:
     asked: list[Any] = []
 

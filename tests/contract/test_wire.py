@@ -1,10 +1,13 @@
 """Prepared frames against a real broker: they arrive as nats-py's own publishes would, whatever stands in them."""
 
+import asyncio
+
 import pytest
 
 from adapters.bus import connect
 from adapters.bus.wire import Wire, check_size, frame, header_block
 from router.errors import TooLargeError
+from router.ports import Headers
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,28 @@ async def test_what_is_too_large_is_refused_before_it_is_written(nats_url: str) 
         with pytest.raises(TooLargeError, match="more than the broker's"):
             check_size(client, "x", client.max_payload + 1)
         check_size(client, "x", client.max_payload)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0\r\nA: b\r\nLlm-Error: \xec\x98\xa4\xeb\xa5\x98\r\n\r\n",
+        b"NATS/1.0\r\nA:b\r\nB:\t c:d \r\nA: again\r\nEmpty:\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\nA: b\r\n\r\n",
+        b"NATS/1.0\r\nA : b\r\nsp ace: c\r\n\xff: d\r\nE: \xff\r\n\r\n",
+        b"NATS/1.0\r\nA: b\r\n\r\nC: d\r\n\r\n",
+        b"NATS/1.0\r\nA: b\r\n",
+        b"NATS/1.0\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1\r\n\r\n",
+    ],
+)
+async def test_headers_are_read_on_a_direct_subscription_as_the_library_reads_them(nats_url: str, block: bytes) -> None:
+    async with connect(nats_url, name="test") as client:
+        inbox = client.new_inbox()
+        heard: asyncio.Queue[Headers] = asyncio.Queue()
+        sub = await client.subscribe(inbox)
+        await client.subscribe_direct(inbox, lambda _subject, _reply, _data, headers: heard.put_nowait(headers))
+        Wire(client).write(frame(inbox, "", block, b"data"))
+        theirs = (await sub.next_msg(5)).headers or {}
+        assert dict(await asyncio.wait_for(heard.get(), 5)) == theirs

@@ -1,6 +1,6 @@
 """Whatever the document allows, and what it does not, is sent to a real edge: no fault of its own, no hang, all typed.
 
-EDGE_FUZZ_CASES is how many of each kind every operation gets; without it some hundred in all.
+EDGE_FUZZ_CASES is how many of each kind every operation gets; without it some hundreds in all.
 """
 
 import asyncio
@@ -8,11 +8,13 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
@@ -26,7 +28,7 @@ ANSWERED_S = 5.0
 """A loopback answers at once; the rest is for a machine that does much else."""
 SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 OPERATIONS = [result.ok() for result in SCHEMA.get_all_operations() if isinstance(result, Ok)]
-CASES = int(os.environ.get("EDGE_FUZZ_CASES", max(5, 150 // len(OPERATIONS))))
+CASES = int(os.environ.get("EDGE_FUZZ_CASES", max(5, 250 // len(OPERATIONS))))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,8 @@ def test_everything_is_answered_and_what_is_refused_is_typed(
         assert error["message"]
         assert error["type"] != "internal"
 
-    ask()
+    with nullcontext() if operation.body else suppress(Unsatisfiable):  # there may be nothing to get wrong
+        ask()
 
 
 def typed(body: dict[str, Any], path: str) -> dict[str, Any]:

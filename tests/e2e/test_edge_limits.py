@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from adapters.bus import JetStreamBus
+from adapters.bus import JetStreamBus, open_bus
 from adapters.meters import Meters
 from ops.client_keys import limit
 from ops.commands.history import Wanted
@@ -26,6 +26,7 @@ from tests.support.bus import environment
 from tests.support.edge import edge_on
 from tests.support.inside import POLICY, Inside, inside
 from tests.support.keyed import CHAT, bearer, chat, key_of, told
+from tests.support.nats_server import OwnBroker
 
 LLMBUS = str(Path(sys.executable).with_name("llmbus"))
 MINUTE_MS = 60_000
@@ -88,7 +89,7 @@ async def test_requests_per_minute_are_those_of_all_edges() -> None:
 
         async def count() -> None:
             name = next(names)
-            key = await key_of(whole.bus, name, requests_per_minute=5)
+            key = await key_of(whole.bus, name, *edges, requests_per_minute=5)
             responses = await statuses(edges, key, 12)
             assert codes(responses) == {200: 5, 429: 7}
             refused = next(response for response in responses if response.status_code == 429)
@@ -108,7 +109,7 @@ async def test_tokens_are_counted_as_expected_before_and_as_used_after() -> None
         names = iter("abc")
 
         async def count() -> None:
-            key = await key_of(whole.bus, next(names), tokens_per_minute=1_000)
+            key = await key_of(whole.bus, next(names), *edges, tokens_per_minute=1_000)
             slow = asyncio.create_task(chat(edges[0], key, max_tokens=900, delay_ms=400, text="바다"))
             async with asyncio.timeout(5):
                 while await whole.bus.last("LLM_METERS", "llm.meter.*.tokens.*") is None:
@@ -125,19 +126,26 @@ async def test_tokens_are_counted_as_expected_before_and_as_used_after() -> None
 
 async def test_no_more_are_under_way_than_may_be_and_places_come_back() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "gm", concurrent=3)
+        key = await key_of(whole.bus, "gm", *edges, concurrent=3)
         responses = await statuses(edges, key, 10, delay_ms=1_000)
         assert codes(responses) == {200: 3, 429: 7}
         assert {r.headers["retry-after"] for r in responses if r.status_code == 429} == {"1"}
-        for _ in range(4):
-            assert (await until_answered(edges[0], key)).status_code == 200
         assert (await until_answered(edges[1], key, model="nobody")).status_code == 404
         await until_none_is_open(whole.bus)
 
 
+async def test_who_asks_one_by_one_is_never_told_that_another_is_under_way() -> None:
+    async with two_edges() as (whole, edges):
+        http = edges[0]
+        key = await key_of(whole.bus, "gm", *edges, concurrent=1)
+        assert {(await chat(http, key)).status_code for _ in range(30)} == {200}
+        dear = await key_of(whole.bus, "npc-ai", *edges, concurrent=1, usd_per_day="1", tokens_per_minute=10**6)
+        assert {(await chat(http, dear)).status_code for _ in range(30)} == {200}
+
+
 async def test_a_repeated_request_takes_no_second_place() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "gm", concurrent=1, usd_per_day="1")
+        key = await key_of(whole.bus, "gm", *edges, concurrent=1, usd_per_day="1")
         running = asyncio.create_task(chat(edges[0], key, rid="once", delay_ms=500, text="섬"))
         async with asyncio.timeout(5):
             while not await open_places(whole.bus):
@@ -162,7 +170,7 @@ async def test_a_place_ends_with_its_requests_time_should_nobody_give_it_back() 
             while len(await open_places(whole.bus)) == 2:
                 await asyncio.sleep(0)
         assert await meters.before("gm", other.seq, at_most=9) == []
-        key = await key_of(whole.bus, "npc-ai", concurrent=1)
+        key = await key_of(whole.bus, "npc-ai", http, concurrent=1)
         later = {"x-llm-deadline-ms": "30000", "prefer": "respond-async", "idempotency-key": "r"}
         assert (await http.post(CHAT, json=told(), headers=bearer(key) | later)).status_code == 202
         letter = await whole.bus.last(OPEN, str(Open("npc-ai", "r")))
@@ -207,7 +215,7 @@ async def _address(stderr: asyncio.StreamReader) -> str:
 
 async def test_a_hundred_at_the_caps_edge_do_not_pass_it() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "gm", usd_per_day="0.02")
+        key = await key_of(whole.bus, "gm", *edges, usd_per_day="0.02")
         asked: dict[str, Any] = {
             "max_tokens": 1_000,
             "text": "바다" * 2_000,
@@ -228,7 +236,7 @@ async def test_a_hundred_at_the_caps_edge_do_not_pass_it() -> None:
 
 async def test_what_a_client_spends_by_nats_is_spent_of_its_day() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "npc-ai", usd_per_day="0.01")
+        key = await key_of(whole.bus, "npc-ai", *edges, usd_per_day="0.01")
         dear = LlmRequest.model_validate({"prompt": "섬", "metadata": {"loopback": {"text": "섬" * 24_000}}})
         assert (await chat(edges[0], key, text="섬")).status_code == 200
         await whole.client.ask(dear)
@@ -250,17 +258,19 @@ async def test_without_money_models_that_cost_nothing_answer() -> None:
     policy["models"]["ours"] = {**policy["models"]["echo"], "price": {"usd_per_hour": 0}}
     policy["fallbacks"]["default"] = ["spare", "ours"]
     async with two_edges(yaml.safe_dump(policy, sort_keys=False)) as (whole, edges):
-        key = await key_of(whole.bus, "gm", usd_per_day="0")
+        key = await key_of(whole.bus, "gm", *edges, usd_per_day="0")
         response = await chat(edges[0], key)
         assert (response.status_code, response.headers["x-llm-model"]) == (200, "ours")
         assert Decimal(response.headers["x-llm-cost-usd"]) == 0
-        rich = await key_of(whole.bus, "npc-ai", usd_per_day="1")
-        assert (await chat(edges[0], rich)).headers["x-llm-model"] == "echo"
+        rich = await key_of(whole.bus, "npc-ai", *edges, usd_per_day="1")
+        response = await chat(edges[0], rich)
+        assert response.status_code == 200, response.text
+        assert response.headers["x-llm-model"] == "echo"
 
 
 async def test_no_other_model_answers_a_client_than_its_own() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "npc-ai", models=["echo"], capabilities=["chat"])
+        key = await key_of(whole.bus, "npc-ai", *edges, models=["echo"], capabilities=["chat"])
         assert (await chat(edges[0], key)).headers["x-llm-model"] == "echo"
         for refused in (await chat(edges[0], key, model="spare"), await chat(edges[1], key, model="code")):
             assert refused.status_code == 403
@@ -270,14 +280,32 @@ async def test_no_other_model_answers_a_client_than_its_own() -> None:
         reply = await whole.client.result("r")
         assert reply is not None
         assert {attempt.model for attempt in reply.attempts} == {"echo"}
-        free = await key_of(whole.bus, "gm")
+        free = await key_of(whole.bus, "gm", *edges)
         await chat(edges[1], free, rid="s", fail="server_error")
         assert not (await verify(whole.bus, Wanted())).differing
 
 
+async def test_limits_hold_when_the_broker_was_killed_and_is_back(broker: OwnBroker) -> None:
+    later = {"prefer": "respond-async"}
+    async with edge_on(broker.url, keys=True) as http, open_bus(broker.url, name="looking") as bus:
+        key = await key_of(
+            bus, "gm", http, requests_per_minute=1_000, tokens_per_minute=10**6, concurrent=1, usd_per_day="1"
+        )
+        assert (await http.post(CHAT, json=told(), headers=bearer(key) | later)).status_code == 202
+        broker.kill()
+        away = await http.post(CHAT, json=told(), headers=bearer(key) | later)
+        assert (away.status_code, away.headers["retry-after"]) == (503, "2")
+        broker.start()
+        async with asyncio.timeout(20):
+            while (again := await http.post(CHAT, json=told(), headers=bearer(key) | later)).status_code == 503:
+                pass
+        assert again.status_code == 202
+        assert (await http.post(CHAT, json=told(), headers=bearer(key) | later)).status_code == 429
+
+
 async def test_other_limits_hold_at_once() -> None:
     async with two_edges() as (whole, edges):
-        key = await key_of(whole.bus, "gm", capabilities=["code"])
+        key = await key_of(whole.bus, "gm", *edges, capabilities=["code"])
         assert (await chat(edges[0], key)).status_code == 403
         await limit(whole.bus, "gm", lift=True, changes={})
         async with asyncio.timeout(1):

@@ -55,8 +55,9 @@ def test_the_lock_names_no_registry() -> None:
 
 
 @pytest.mark.node
-async def test_openais_client_in_javascript_reads_every_answer(tmp_path: Path) -> None:
-    scripts = await installed(SCRIPTS, tmp_path)
+async def test_openais_client_in_javascript_reads_every_answer(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    scripts = installed(pytestconfig.cache, SCRIPTS)
     async with inside() as whole, edge_on(whole.url) as http:
         told = json.loads(await command(scripts, "node", "ask.mjs", f"{http.base_url}/v1", ASKED))
     assert ASKED in told["whole"]

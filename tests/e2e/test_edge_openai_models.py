@@ -21,10 +21,11 @@ async def test_all_that_can_be_asked_for_is_listed_with_what_it_is() -> None:
         assert listed["echo"].owned_by == "loopback"
         assert listed["spare"].model_extra == {
             "kind": "model", "provider": "loopback", "backend": "spare", "nodes": ["bench"], "role": None,
-            "context_tokens": 200_000, "tools": True, "free": False,
+            "context_tokens": 200_000, "tools": True, "embeds": False, "free": False,
+            "price": {"input_usd_per_mtok": "3", "output_usd_per_mtok": "6"},
         }  # fmt: skip
         assert listed["fast"].model_extra == {
-            "kind": "alias", "models": ["echo"], "strategy": "speed", "context_tokens": 100_000
+            "kind": "alias", "models": ["echo"], "embeds": False, "strategy": "speed", "context_tokens": 100_000
         }  # fmt: skip
         assert await client.models.retrieve("fast") == listed["fast"]
         with pytest.raises(openai.NotFoundError) as caught:

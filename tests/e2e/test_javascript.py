@@ -19,8 +19,9 @@ pytestmark = pytest.mark.node
 
 
 @pytest.fixture
-async def scripts(tmp_path: Path) -> Path:
-    return await installed(SCRIPTS, tmp_path)
+def scripts(pytestconfig: pytest.Config) -> Path:
+    assert pytestconfig.cache is not None
+    return installed(pytestconfig.cache, SCRIPTS)
 
 
 def test_the_lock_names_no_registry() -> None:

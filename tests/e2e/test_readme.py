@@ -22,6 +22,7 @@ from tests.support.running_bus import running_bus
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 URL = "nats://127.0.0.1:4222"
+GROUPS = ("policy", "key")
 HTTP = "http://127.0.0.1:8484"
 LLMBUS = str(Path(sys.executable).with_name("llmbus"))
 WIDE = {**os.environ, "COLUMNS": "200"}
@@ -84,8 +85,9 @@ async def test_the_durable_example_may_be_run_again(broker: OwnBroker) -> None:
 
 
 @pytest.mark.node
-async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, tmp_path: Path) -> None:
-    scripts = await installed(ROOT / "tests/e2e/js", tmp_path)
+async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    scripts = installed(pytestconfig.cache, ROOT / "tests/e2e/js")
     shown = blocks("javascript")
     assert len(shown) == 2
     async with running_bus(broker.url):
@@ -97,7 +99,7 @@ async def test_the_javascript_code_runs_as_it_is_printed(broker: OwnBroker, tmp_
 @pytest.mark.parametrize("line", commands())
 def test_every_command_and_option_exists(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    group = 2 if words[0] == "policy" and len(words) > 1 else 1
+    group = 2 if words[0] in GROUPS and len(words) > 1 else 1
     helped = subprocess.run(
         [LLMBUS, *words[:group], "--help"], capture_output=True, text=True, timeout=30, env=WIDE, check=False
     )
@@ -108,7 +110,7 @@ def test_every_command_and_option_exists(line: str) -> None:
 
 def test_every_command_is_named() -> None:
     table = section("The command line")
-    for group in ((), ("policy",)):
+    for group in ((), *((each,) for each in GROUPS)):
         helped = subprocess.run(
             [LLMBUS, *group, "--help"], capture_output=True, text=True, timeout=30, env=WIDE, check=True
         ).stdout
@@ -135,7 +137,7 @@ def test_the_tables_are_complete() -> None:
     assert names("The request") == {*LlmRequest.model_fields}
     assert names("Error types") == {kind.value for kind in ErrorType}
     assert names("Configuration") >= {*Policy.model_fields}
-    told = {h.REQUEST_ID, h.REQUEST_HASH, h.CLIENT, h.STATUS, h.ERROR, h.MODEL, h.NODE, h.PROVIDER, h.COST_USD,
+    told = {h.REQUEST_ID, h.REQUEST_HASH, h.CLIENT, h.STATUS, h.ERROR, h.MODEL, h.NODE, h.PROVIDER, h.COST_USD, h.WASTED_USD,
             h.LATENCY_MS, h.QUEUE_MS, h.TTFT_MS, h.TOKENS_IN, h.TOKENS_OUT, h.ATTEMPTS, h.DECISION, h.POLICY,
             h.TRACEPARENT}  # fmt: skip
     assert names("Reply headers") == told

@@ -105,6 +105,17 @@ async def test_it_works_with_a_local_model(claude: ClaudeCode) -> None:
         assert [turn["role"] for turn in second["messages"][-2:]] == ["assistant", "tool"]
 
 
+async def test_a_session_goes_on_though_a_model_numbers_its_calls_anew(claude: ClaudeCode) -> None:
+    model = FakeModel(tool_calls=(("Bash", COMMAND),))
+    async with FakeOllama({"coder:32b": model}) as ollama:
+        async with edge_over(policy("ollama", ollama.url, "coder:32b")) as (url, _):
+            await claude.ask(url, PROMPT, model="coder")
+            told = await claude.ask(url, "다시 한 번", "--continue", model="coder")
+        assert (told.result["is_error"], told.result["num_turns"]) == (False, 2)
+        assert len({block["id"] for block in told.blocks("tool_use")}) == 1
+        assert [turn["role"] for turn in ollama.chats[-1]["messages"]].count("tool") == 2
+
+
 async def test_a_stream_that_broke_off_is_asked_for_again_without_one(aimock: Aimock, claude: ClaudeCode) -> None:
     whole_answer = {"response": {"content": ANSWER}, "chunkSize": 2}
     await aimock.teach(

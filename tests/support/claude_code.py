@@ -42,8 +42,8 @@ class ClaudeCode:
     home: Path
     """Its own, and where it works."""
 
-    async def ask(self, base_url: str, prompt: str, *, model: str, **environ: str) -> Told:
-        """One headless run that may use the shell."""
+    async def ask(self, base_url: str, prompt: str, *more: str, model: str) -> Told:
+        """One headless run that may use the shell; `more` are options."""
         told = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -51,11 +51,10 @@ class ClaudeCode:
             "ANTHROPIC_AUTH_TOKEN": "dummy",
             "ANTHROPIC_MODEL": model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            **environ,
         }
-        command = (self.binary, "-p", prompt, "--output-format", "stream-json", "--verbose", "--allowedTools", "Bash")
+        options = ("--output-format", "stream-json", "--verbose", "--allowedTools", "Bash", *more)
         process = await asyncio.create_subprocess_exec(
-            *command, env=told, cwd=self.home, stdin=asyncio.subprocess.DEVNULL,
+            self.binary, "-p", prompt, *options, env=told, cwd=self.home, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.support import npm_package
 
 
 async def command(directory: Path, *arguments: str) -> str:
@@ -25,20 +26,14 @@ async def command(directory: Path, *arguments: str) -> str:
     return out.decode()
 
 
-async def installed(scripts: Path, directory: Path) -> Path:
-    """A copy of the scripts within `directory`, with what they need. Skips where that cannot be had."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"there is no {tool}")
-    copy = directory / scripts.name
-    shutil.copytree(scripts, copy, ignore=shutil.ignore_patterns("node_modules"))
-    try:
-        await command(copy, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    except AssertionError as error:
-        if re.search("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH", str(error)):
-            pytest.skip("npm reaches no package registry")
-        raise
-    return copy
+def installed(cache: pytest.Cache, scripts: Path) -> Path:
+    """Where the scripts are, beside what they need. Skips where that cannot be had."""
+    if shutil.which("node") is None:
+        pytest.skip("there is no node")
+    directory = npm_package.installed(cache, scripts)
+    for script in scripts.glob("*.mjs"):
+        shutil.copy(script, directory)
+    return directory
 
 
 def assert_lock_names_no_registry(scripts: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.edge.anthropic_messages import Messages
@@ -143,6 +143,54 @@ def test_a_session_a_patience_and_the_routers_own_fields_are_taken_along() -> No
     assert read({"x-stainless-timeout": "None"}).request.deadline_ms == 120_000
 
 
+KINDS = st.sampled_from(
+    ["text", "thinking", "redacted_thinking", "tool_use", "tool_result", "image", "document", "search_result", "new"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = (
+    "text",
+    "thinking",
+    "signature",
+    "data",
+    "id",
+    "name",
+    "input",
+    "tool_use_id",
+    "content",
+    "source",
+    "is_error",
+)
+BLOCK = st.fixed_dictionaries({"type": KINDS | JSON}, optional=dict.fromkeys(FIELDS, JSON))
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]) | JSON, "content": st.lists(BLOCK, max_size=3) | JSON}
+)
+WISHES = (
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "metadata",
+    "stop_sequences",
+    "model",
+    "stream",
+)
+
+
+@settings(deadline=None)
+@given(st.lists(TURN, min_size=1, max_size=3), st.fixed_dictionaries({}, optional=dict.fromkeys(WISHES, JSON)))
+def test_whatever_comes_is_read_or_refused(messages: list[Any], wishes: dict[str, Any]) -> None:
+    try:
+        asked = read(messages=messages, **wishes)
+    except ValueError:
+        return
+    assert asked.request.decode(asked.request.encode()) == asked.request
+
+
 def chunk(**content: Any) -> Chunk:
     return Chunk(request_id="r", attempt_id="1.1", n=1, **content)
 
@@ -204,12 +252,13 @@ def mixed_calls(draw: st.DrawFn) -> tuple[list[str], list[Chunk]]:
     return calls, [pieces[index].pop(0) for index in order]
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS), st.lists(WORDS), mixed_calls())
 def test_a_stream_is_block_after_block_however_its_pieces_come(
     thoughts: list[str], words: list[str], calls: tuple[list[str], list[Chunk]]
 ) -> None:
     arguments, pieces = calls
-    speech = MessageSpeech("m", "r", shows_thinking=True)
+    speech = Messages().speech(read(thinking={"type": "adaptive"}), "r")
     said = [*(chunk(reasoning=text) for text in thoughts), *(chunk(text=text) for text in words), *pieces]
     content = understood(b"".join(map(speech.piece, said)) + speech.end(reply(content="")))
     assert "".join(block.get("thinking", "") for block in content) == "".join(thoughts)
@@ -225,6 +274,7 @@ BLOCKS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(BLOCKS, WORDS, ARGUMENTS, st.integers(0, 12))
 def test_however_much_was_told_the_rest_completes_it_and_it_comes_back_as_it_was(
     blocks: list[dict[str, Any]], text: str, arguments: str, heard: int
@@ -236,7 +286,7 @@ def test_however_much_was_told_the_rest_completes_it_and_it_comes_back_as_it_was
     for block in blocks:
         pieces += [chunk(reasoning=letter) for letter in block.get("thinking", "")] + [chunk(thinking_block=block)]
     pieces += [chunk(text=letter) for letter in text]
-    told, speech = Told(), MessageSpeech("m", "r", shows_thinking=True)
+    told, speech = Told(), Messages().speech(read(thinking={"type": "adaptive"}), "r")
     sent = b""
     for piece in pieces[:heard]:
         told.add(piece)
@@ -262,6 +312,26 @@ def test_thoughts_are_shown_to_whoever_asked_for_them_only() -> None:
         speech = Messages().speech(asked, "r")
         sent = b"".join(map(speech.piece, Told().rest(thoughtful) or ())) + speech.end(thoughtful)
         assert [block["type"] for block in understood(sent)] == [block["type"] for block in content]
+
+
+def test_a_call_has_an_id_that_none_before_it_had() -> None:
+    earlier = {"role": "assistant", "content": [{"type": "tool_use", "id": "call_0", "name": "clock", "input": {}}]}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_0", "content": "아홉 시"}]}
+    asked = read(messages=[ASKED, earlier, result])
+    given = ("call_0", "functions.clock:1", "toolu_c")
+    calls = tuple({"id": name, "function": {"name": "clock", "arguments": "{}"}} for name in given)
+    whole = reply(content="", tool_calls=calls)
+    speech = Messages().speech(asked, "r")
+    sent = b"".join(map(speech.piece, Told().rest(whole) or ())) + speech.end(whole)
+    for content in (understood(sent), Messages().answer(asked, whole)["content"]):
+        assert [block["id"] for block in content] == ["toolu_r_0", "functions_clock_1", "toolu_c"]
+
+
+@pytest.mark.parametrize("broken", ['{"command": "rm -r build', "[1]", '"ls"'])
+def test_broken_arguments_are_no_half_of_a_call(broken: str) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "Bash", "arguments": broken}}
+    [block] = Messages().answer(read(), reply(content="", tool_calls=(call,)))["content"]
+    assert block["input"] == {"unreadable_arguments": broken}
 
 
 def test_a_ping_is_an_event_of_the_dialect() -> None:

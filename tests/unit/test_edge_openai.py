@@ -126,8 +126,7 @@ def test_a_response_says_the_same_whole_and_streamed(name: str) -> None:
     )
     added = [event["item"]["id"] for event in events if event["type"] == "response.output_item.added"]
     done = [event["item"]["id"] for event in events if event["type"] == "response.output_item.done"]
-    assert added == done
-    assert set(added) <= {item["id"] for item in answer["output"]}
+    assert added == done == [item["id"] for item in answer["output"]]
 
 
 def test_what_a_model_says_between_two_thoughts_is_an_item_of_its_own() -> None:
@@ -143,6 +142,17 @@ def test_what_a_model_says_between_two_thoughts_is_an_item_of_its_own() -> None:
     assert len({item["id"] for item in output}) == 4
     assert [output[0]["content"][0]["text"], output[3]["content"][0]["text"]] == ["음, ", "보자"]
     assert output[2]["arguments"] == CALL["function"]["arguments"]  # type: ignore[index]
+
+
+def test_a_record_of_thinking_goes_out_with_the_thought_that_it_is_of() -> None:
+    pieces = [chunk(reasoning="흐린"), chunk(reasoning="가?"), chunk(thinking_block=SIGNED), chunk(text="맑음")]
+    whole = reply(content="맑음", reasoning="흐린가?", thinking_blocks=(SIGNED,))
+    events = streamed(RESPONSES.speech(asked(RESPONSES), "r1"), whole, *pieces)
+    thought, message = (event["item"] for event in events if event["type"] == "response.output_item.done")
+    assert turns(None, [thought, message])[0]["thinking_blocks"] == [SIGNED]
+    assert events[-1]["response"]["output"] == RESPONSES.answer(asked(RESPONSES), whole)["output"]
+    *_, last, _ = streamed(CHAT.speech(asked(CHAT), "r1"), whole, *pieces)
+    assert last["choices"][0]["delta"] == {"thinking_blocks": [SIGNED]}
 
 
 @pytest.mark.parametrize("pieces", [(), (chunk(text="반"),)], ids=["before a word", "after a word"])

@@ -70,15 +70,17 @@ async def edge(
                 identity(bus, holder, host, keys=keys, behind_tls=behind_tls) as who,
             ):
                 requests = BusRequests(bus, mailbox)
-                app = create_app(
-                    Edge(requests, who, lambda: holder.in_force.policy, fleet, count_tokens=estimate_request_tokens)
-                )
+                parts = Edge(requests, who, lambda: holder.in_force.policy, fleet, count_tokens=estimate_request_tokens)
+                app = create_app(parts)
                 following = tasks.create_task(follow_policy(store, holder, changed))
                 try:
                     async with _serving(app, _listening(host, port)) as address:
                         quicken()
                         log.info("edge.ready", address=address)
-                        yield address
+                        try:
+                            yield address
+                        finally:
+                            await stop(*parts.watching)
                 finally:
                     await stop(following)
 

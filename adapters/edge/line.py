@@ -75,6 +75,8 @@ class Line:
 
     async def send(self, message: Message) -> None:
         """As ASGI has it. Raises CallerGoneError."""
+        if self.gone:  # which what was awaited may have swallowed
+            raise CallerGoneError("the caller hung up")
         try:
             async with asyncio.timeout(SEND_S):
                 await self._send(message)

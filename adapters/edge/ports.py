@@ -1,10 +1,11 @@
 """What the edge needs: the durable requests of all clients, who they are and what they may, the nodes as they are, and
 the policy in force."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from adapters.edge.states import RequestPage, RequestState
 from router.ports import Headers
@@ -106,3 +107,5 @@ class Edge:
     """An estimate of what a model would be given."""
     ping_s: float = 5.0
     """So often a stream says that it lives while nothing comes."""
+    watching: set[asyncio.Task[Any]] = field(default_factory=set)
+    """What need not be waited for when the edge ends: cancelled, it tells its caller to go on elsewhere."""

@@ -91,6 +91,9 @@ class Watching(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line, pairs = Line(receive, send), facts.of_request(self._rid)
+        if task := asyncio.current_task():
+            self._edge.watching.add(task)
+            task.add_done_callback(self._edge.watching.discard)
         with suppress(CallerGoneError):
             await line.begin(pairs)
             try:

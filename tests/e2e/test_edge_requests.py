@@ -8,8 +8,6 @@ import httpx
 import pytest
 
 from adapters import mailbox
-from adapters.request_states import newest
-from schemas import LlmRequest
 from schemas import headers as h
 from subjects.streams import CANCELS, CHUNKS, EVENTS, REQUESTS
 from tests.support.cable import cable
@@ -309,23 +307,3 @@ async def test_without_the_bus_nothing_is_accepted_and_nothing_published_later(t
                 await asyncio.sleep(0.05)
         stored = {letter.headers[h.REQUEST_ID] async for letter in whole.bus.read(REQUESTS)}
         assert refused[-1].headers["x-llm-request-id"] not in stored
-
-
-async def test_a_page_of_a_long_list_reads_little() -> None:
-    async with inside(nodes=False, routers=0) as whole:
-        body = LlmRequest(prompt=KOREAN).encode()
-        for start in range(0, 3000, 500):
-            numbers = range(start, start + 500)
-            subjects = (f"llm.req.chat.{'rare' if n % 100 == 7 else 'busy'}" for n in numbers)
-            await asyncio.gather(*(whole.bus.publish(subject, body) for subject in subjects))
-        assert await whole.bus.count(REQUESTS, "llm.req.chat.rare") == 30
-        for client, limit, before in (("rare", 5, None), ("busy", 20, None), ("rare", 100, 2000), ("busy", 50, 50)):
-            read = whole.bus.client.stats["in_msgs"]
-            found, older = await newest(whole.bus, client, limit, before)
-            assert whole.bus.client.stats["in_msgs"] - read < 4 * limit + 60
-            whole_list = [
-                letter.seq async for letter in whole.bus.read(REQUESTS, f"llm.req.chat.{client}")
-                if before is None or letter.seq < before
-            ]  # fmt: skip
-            assert [letter.seq for letter in found] == whole_list[::-1][:limit]
-            assert older == (len(whole_list) > limit)

@@ -77,8 +77,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # what follows, if anything does, is in no language of ours
+        except httptools.HttpParserUpgrade as offered:
+            self._go_on(data[offered.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
             return
@@ -109,6 +110,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(*_TOO_LONG)
         if len(self.pipeline) >= PIPELINED:
             self._stop(429, f"at most {PIPELINED} requests may wait on a connection")
+        if self.parser.get_method() == b"CONNECT":
+            self._stop(405, "this is no proxy")
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self._in_head = self._whole = False
         self._held_bytes = 0
@@ -119,6 +124,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head = self._whole = True
         self._held_bytes = 0
@@ -147,6 +154,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def asks_nothing(self) -> bool:
         """Or has not got as far as the end of what it asks."""
         return not (self._busy() and self._whole)
+
+    def _go_on(self, rest: bytes) -> None:
+        """Another protocol was offered, as Java's client does with every request: declined by going on in this one.
+
+        The parser would pass over the body; without the offer it does not.
+        """
+        kept = [(name, value) for name, value in self.headers if name not in (b"connection", b"upgrade")]
+        lines = [name + b": " + value + b"\r\n" for name, value in kept]
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n", *lines, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._held_bytes = 0
+        self.data_received(b"".join(head) + rest)
 
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

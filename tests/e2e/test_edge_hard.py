@@ -212,6 +212,7 @@ HEADS = {
     ),
     "a NUL in a header": (b"GET /health HTTP/1.1\r\na: b\0c\r\n\r\n", 400),
     "a line feed in a header": (b"GET /health HTTP/1.1\r\na: b\nNats-Msg-Id: 1\r\n\r\n", 400),
+    "a tunnel": (b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", 405),
     "another method": (b"BREW /health HTTP/1.1\r\n\r\n", 400),
     "bad UTF-8 in the path": (b"GET /\xff\xfe HTTP/1.1\r\n\r\n", 400),
 }
@@ -355,6 +356,22 @@ async def test_who_hangs_up_cancels_what_he_asked_first_though_more_came_behind_
             while not (replies := [letter async for letter in whole.bus.read(REPLIES)]):
                 await asyncio.sleep(0.02)
         assert replies[0].headers["Llm-Error"] == "cancelled"
+
+
+async def test_an_offer_of_another_protocol_is_declined_by_an_answer() -> None:
+    body = json.dumps(ASKED).encode()
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+    head, _, _ = posted(body).partition(b"\r\n\r\n")
+    async with inside() as whole, edge_on(whole.url) as http:
+        for parts in ([head + b"\r\n" + offer + b"\r\n" + body], [head + b"\r\n" + offer + b"\r\n", body]):
+            async with connected(http) as (reader, writer), asyncio.timeout(10):
+                for part in parts * 2:
+                    writer.write(part)
+                    await asyncio.sleep(0)
+                for _ in range(2):
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                    assert answer.startswith(b"HTTP/1.1 200 ")
+                    await reader.readexactly(int(headers_of(answer)["content-length"]))
 
 
 async def test_requests_may_come_before_answers_but_not_without_end() -> None:

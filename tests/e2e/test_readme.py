@@ -137,7 +137,8 @@ def test_the_tables_are_complete() -> None:
     assert names("The request") == {*LlmRequest.model_fields}
     assert names("Error types") == {kind.value for kind in ErrorType}
     assert names("Configuration") >= {*Policy.model_fields}
-    told = {h.REQUEST_ID, h.REQUEST_HASH, h.CLIENT, h.STATUS, h.ERROR, h.MODEL, h.NODE, h.PROVIDER, h.COST_USD, h.WASTED_USD,
+    told = {h.REQUEST_ID, h.REQUEST_HASH, h.CLIENT, h.STATUS, h.ERROR, h.MODEL, h.NODE, h.PROVIDER, h.COST_USD,
+            h.WASTED_USD,
             h.LATENCY_MS, h.QUEUE_MS, h.TTFT_MS, h.TOKENS_IN, h.TOKENS_OUT, h.ATTEMPTS, h.DECISION, h.POLICY,
             h.TRACEPARENT}  # fmt: skip
     assert names("Reply headers") == told

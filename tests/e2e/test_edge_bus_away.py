@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import httpx
+import psutil
 
 from tests.support.edge import edge_on
 from tests.support.nats_server import OwnBroker
@@ -69,6 +70,8 @@ async def test_a_broker_that_hangs_is_told_in_time_too(broker: OwnBroker) -> Non
     async with running_bus(broker.url), edge_on(broker.url) as http:
         assert (await http.post(CHAT, json=asked())).status_code == 200
         broker.server.send_signal(signal.SIGSTOP)
+        while psutil.Process(broker.server.pid).status() != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0)
         try:
             await refused(http, 1)
         finally:

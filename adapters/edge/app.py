@@ -21,7 +21,7 @@ from adapters.edge import batch, fleet_doors
 from adapters.edge.anthropic_messages import Messages, MessagesRequest
 from adapters.edge.count_tokens import count_tokens
 from adapters.edge.door import Door, Shape
-from adapters.edge.exchange import exchange, refused, request_id
+from adapters.edge.exchange import exchange, request_id
 from adapters.edge.openai_chat import ChatCompletionRequest, ChatCompletions
 from adapters.edge.openai_embeddings import Embeddings, EmbeddingsRequest
 from adapters.edge.openai_models import get_model, list_models
@@ -30,6 +30,7 @@ from adapters.edge.openapi import DURABLE, describe
 from adapters.edge.own_doors import ApiChat, ApiChatRequest, Route, RouteRequest
 from adapters.edge.ports import Edge
 from adapters.edge.requests_door import requests_door
+from adapters.edge.responses import refused
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 

@@ -18,13 +18,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.edge import facts
+from adapters.edge.body import read_body
 from adapters.edge.door import Asked
 from adapters.edge.errors import JSON, error_body
-from adapters.edge.exchange import admitted, is_usable_id, place, read, read_body, refused, request_id, submission
+from adapters.edge.exchange import admitted, is_usable_id, read, request_id, submission
 from adapters.edge.line import CallerGoneError, Line
 from adapters.edge.own_doors import Route, RouteRequest
 from adapters.edge.ports import Edge, Submission
 from adapters.edge.prefer import respond_async
+from adapters.edge.responses import place, refused
 from router.errors import RequestFailedError
 from schemas.failure import Error, ErrorType
 

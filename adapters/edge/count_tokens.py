@@ -5,8 +5,10 @@ from starlette.responses import JSONResponse, Response
 
 from adapters.edge import facts
 from adapters.edge.anthropic_messages import Messages
-from adapters.edge.exchange import read, read_body, refused, request_id
+from adapters.edge.body import read_body
+from adapters.edge.exchange import read, request_id
 from adapters.edge.ports import Edge
+from adapters.edge.responses import refused
 from router.errors import RequestFailedError
 
 DOOR = Messages()

@@ -16,7 +16,8 @@ from starlette.datastructures import Headers
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from adapters.edge.app import shape_of
-from adapters.edge.exchange import refused, request_id
+from adapters.edge.exchange import request_id
+from adapters.edge.responses import refused
 from schemas.failure import Error, ErrorType
 
 HEAD_BYTES: Final = 32_768

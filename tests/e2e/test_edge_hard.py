@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import ops.edge
-from adapters.edge import exchange, line, server
+from adapters.edge import body, line, server
 from subjects import parse
 from subjects.streams import REPLIES, REQUESTS
 from tests.support.callers import ASKED, CHAT, JSON, at_most, connected, fair, headers_of, parsed, posted, raw, told
@@ -204,7 +204,7 @@ async def test_callers_that_say_nothing_are_let_go(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_S", 0.3)
+    monkeypatch.setattr(body, "BODY_S", 0.3)
     monkeypatch.setattr(server, "LINGER_S", 0.3)
     async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http, connected(http) as (reader, writer):
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 1000\r\n\r\n{")

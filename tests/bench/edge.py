@@ -58,7 +58,7 @@ KNOWN: Final = {
 """Measured before, on two shared cores."""
 MARKS: Final = {"added_p50_ms": 6, "added_p99_ms": 15, "ttft_added_p50_ms": 5, "rss_mb": 200, "start_s": 3}
 MEMORY_REQUESTS: Final = 20_000
-PEERS_MEMORY_REQUESTS: Final = 2_000
+OTHERS_MEMORY_REQUESTS: Final = 2_000
 
 
 @dataclass(slots=True)
@@ -102,13 +102,15 @@ async def started(
     return gateway
 
 
-async def measure(found: Sequence[Found], rounds: int) -> None:
+async def warm(found: Sequence[Found]) -> None:
     for each in found:
         for case in CASES.values():
-            await load(
-                each.gateway.targets[case.model], case.model, stream=case.stream, requests=40, in_flight=case.in_flight
-            )
+            target = each.gateway.targets[case.model]
+            await load(target, case.model, stream=case.stream, requests=40, in_flight=case.in_flight)
         each.idle_mb = each.gateway.rss_mb()
+
+
+async def measure(found: Sequence[Found], rounds: int) -> None:
     for _ in range(rounds):
         for name, case in CASES.items():
             for each in found:
@@ -203,7 +205,7 @@ def judge(figures: Mapping[str, float], litellm_rps: float) -> None:
 
 
 async def bench(*, quick: bool, only: Sequence[str]) -> dict[str, Any]:
-    rounds, requests, peers_requests = (1, 2_000, 300) if quick else (5, MEMORY_REQUESTS, PEERS_MEMORY_REQUESTS)
+    rounds, requests, others_requests = (1, 2_000, 300) if quick else (3, MEMORY_REQUESTS, OTHERS_MEMORY_REQUESTS)
     async with upstream() as port, AsyncExitStack() as stack:
         opened: dict[str, Callable[[], AbstractAsyncContextManager[Gateway]]] = {
             "direct": lambda: gateways.direct(port),
@@ -216,10 +218,11 @@ async def bench(*, quick: bool, only: Sequence[str]) -> dict[str, Any]:
         found = {
             name: Found(gateway) for name in names if (gateway := await started(stack, name, opened[name])) is not None
         }
-        await measure(list(found.values()), rounds)
+        await warm(list(found.values()))
         for name, each in found.items():
             if name != "direct":
-                await weigh(each, requests if name.startswith("llmbus") else peers_requests)
+                await weigh(each, requests if name == "llmbus" else others_requests)
+        await measure(list(found.values()), rounds)
         for each in found.values():
             failed = [words for run in each.runs.values() for words in run.failed]
             if failed:

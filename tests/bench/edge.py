@@ -70,6 +70,8 @@ class Found:
     idle_mb: float = 0.0
     loaded_mb: float = 0.0
     shared_once_mb: float = 0.0
+    mb: dict[str, float] = field(default_factory=dict)
+    """The same of each process."""
     cpu_us: dict[str, float] = field(default_factory=dict)
     """Of each process, for one plain request of many in flight."""
 
@@ -129,6 +131,7 @@ async def weigh(found: Found, requests: int) -> None:
     found.runs["memory"] = run
     spent = found.gateway.cpu_s()
     found.cpu_us = {name: (spent[name] - before[name]) / requests * 1e6 for name in spent}
+    found.mb = {name: each.memory_info().rss / 1e6 for name, each in found.gateway.processes.items()}
     found.loaded_mb, found.shared_once_mb = found.gateway.rss_mb(), found.gateway.pss_mb()
 
 
@@ -189,9 +192,7 @@ def show(found: Sequence[Found], direct: Found, known: Mapping[str, Mapping[str,
     Console(width=150).print(table)
     for each in found:
         if len(each.cpu_us) > 1:
-            parts = {name: (us, each.gateway.processes[name].memory_info().rss / 1e6) for name, us in
-                     each.cpu_us.items()}  # fmt: skip
-            told = ", ".join(f"{name} {us:.0f} us {mb:.0f} MB" for name, (us, mb) in parts.items())
+            told = ", ".join(f"{name} {us:.0f} us {each.mb[name]:.0f} MB" for name, us in each.cpu_us.items())
             print(f"{each.gateway.name}: {told}")
 
 

@@ -58,7 +58,7 @@ KNOWN: Final = {
 """Measured before, on two shared cores."""
 MARKS: Final = {"added_p50_ms": 6, "added_p99_ms": 15, "ttft_added_p50_ms": 5, "rss_mb": 200, "start_s": 3}
 MEMORY_REQUESTS: Final = 20_000
-PEERS_MEMORY_REQUESTS: Final = 2_000
+OTHERS_MEMORY_REQUESTS: Final = 2_000
 
 
 @dataclass(slots=True)
@@ -70,6 +70,8 @@ class Found:
     idle_mb: float = 0.0
     loaded_mb: float = 0.0
     shared_once_mb: float = 0.0
+    mb: dict[str, float] = field(default_factory=dict)
+    """The same of each process."""
     cpu_us: dict[str, float] = field(default_factory=dict)
     """Of each process, for one plain request of many in flight."""
 
@@ -102,13 +104,15 @@ async def started(
     return gateway
 
 
-async def measure(found: Sequence[Found], rounds: int) -> None:
+async def warm(found: Sequence[Found]) -> None:
     for each in found:
         for case in CASES.values():
-            await load(
-                each.gateway.targets[case.model], case.model, stream=case.stream, requests=40, in_flight=case.in_flight
-            )
+            target = each.gateway.targets[case.model]
+            await load(target, case.model, stream=case.stream, requests=40, in_flight=case.in_flight)
         each.idle_mb = each.gateway.rss_mb()
+
+
+async def measure(found: Sequence[Found], rounds: int) -> None:
     for _ in range(rounds):
         for name, case in CASES.items():
             for each in found:
@@ -127,6 +131,7 @@ async def weigh(found: Found, requests: int) -> None:
     found.runs["memory"] = run
     spent = found.gateway.cpu_s()
     found.cpu_us = {name: (spent[name] - before[name]) / requests * 1e6 for name in spent}
+    found.mb = {name: each.memory_info().rss / 1e6 for name, each in found.gateway.processes.items()}
     found.loaded_mb, found.shared_once_mb = found.gateway.rss_mb(), found.gateway.pss_mb()
 
 
@@ -187,9 +192,7 @@ def show(found: Sequence[Found], direct: Found, known: Mapping[str, Mapping[str,
     Console(width=150).print(table)
     for each in found:
         if len(each.cpu_us) > 1:
-            parts = {name: (us, each.gateway.processes[name].memory_info().rss / 1e6) for name, us in
-                     each.cpu_us.items()}  # fmt: skip
-            told = ", ".join(f"{name} {us:.0f} us {mb:.0f} MB" for name, (us, mb) in parts.items())
+            told = ", ".join(f"{name} {us:.0f} us {each.mb[name]:.0f} MB" for name, us in each.cpu_us.items())
             print(f"{each.gateway.name}: {told}")
 
 
@@ -203,7 +206,7 @@ def judge(figures: Mapping[str, float], litellm_rps: float) -> None:
 
 
 async def bench(*, quick: bool, only: Sequence[str]) -> dict[str, Any]:
-    rounds, requests, peers_requests = (1, 2_000, 300) if quick else (5, MEMORY_REQUESTS, PEERS_MEMORY_REQUESTS)
+    rounds, requests, others_requests = (1, 2_000, 300) if quick else (3, MEMORY_REQUESTS, OTHERS_MEMORY_REQUESTS)
     async with upstream() as port, AsyncExitStack() as stack:
         opened: dict[str, Callable[[], AbstractAsyncContextManager[Gateway]]] = {
             "direct": lambda: gateways.direct(port),
@@ -216,10 +219,11 @@ async def bench(*, quick: bool, only: Sequence[str]) -> dict[str, Any]:
         found = {
             name: Found(gateway) for name in names if (gateway := await started(stack, name, opened[name])) is not None
         }
-        await measure(list(found.values()), rounds)
+        await warm(list(found.values()))
         for name, each in found.items():
             if name != "direct":
-                await weigh(each, requests if name.startswith("llmbus") else peers_requests)
+                await weigh(each, requests if name == "llmbus" else others_requests)
+        await measure(list(found.values()), rounds)
         for each in found.values():
             failed = [words for run in each.runs.values() for words in run.failed]
             if failed:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import nats
@@ -12,7 +13,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from router.errors import UnavailableError
+from router.errors import UnavailableError, stop
 from router.ports import NO_HEADERS, Headers
 
 log = structlog.get_logger(__name__)
@@ -29,11 +30,11 @@ Direct = Callable[[str, str, bytes, Headers], None]
 
 
 class BusClient(Client):
-    """nats-py's client with three differences in how it reads.
+    """nats-py's client with three differences in how it reads, and one in how it ends.
 
     Neither a subject that is not UTF-8, which the server takes, nor the server's answer to a flush that nobody waits
     for any more ends the reading of everything. And what comes on a direct subscription is handed over at once, without
-    a queue and a task of its own in between.
+    a queue and a task of its own in between. Once closed it does not go on looking for a server.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,13 @@ class BusClient(Client):
         if not self.is_connected:
             self._pending, self._pending_data_size = [], 0
         await super().close()
+        if self._reconnection_task is not None and self._reconnection_task is not asyncio.current_task():
+            await stop(self._reconnection_task)
+
+    async def _connect_to_server(self, server: Any) -> None:
+        if self.is_closed:  # the cancellation that said so was swallowed: it would try for ever
+            raise asyncio.CancelledError
+        await super()._connect_to_server(server)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._direct.get(sid)

@@ -105,39 +105,41 @@ def _facts(name: str, provider: Provider, found: list[Place]) -> dict[str, Any]:
 
 
 def _table(policy: Policy, found: dict[str, list[Place]]) -> Table:
-    fold = {"overflow": "fold"}
+    """A provider's own line, then one for each of its models."""
     made = table(
-        "provider", ("speaks", fold), ("keys here", fold), "model", "node", ("usable", fold), "breaker",
-        "last failure", ("health", {"justify": "right"}),
-    )  # fmt: skip
+        ("provider, model", {"no_wrap": True}), ("node", {"no_wrap": True}), ("", {"overflow": "fold", "ratio": 1})
+    )
+    made.expand = True
     for name, each in found.items():
-        provider = policy.providers[name]
-        own = (Text(name, "bold"), _speaks(provider, each), _keys(provider))
-        if not each:
-            made.add_row(*own, "", "", Text("no model of the policy uses it", "dim"))
-        for at, place in enumerate(each):
-            state = place.state
-            made.add_row(
-                *(own if at == 0 else ("", "", "")), place.model, place.node,
-                Text(place.why_not, "red") if place.why_not else Text("yes", "green"),
-                breaker(state, place.now_ms) if state else "", (state and state.last_failure) or "",
-                health(state) if state else "",
-            )  # fmt: skip
+        made.add_row(Text(name, "bold"), "", _own(policy.providers[name], each))
+        for place in each:
+            made.add_row(f"  {place.model}", place.node, _usable(place))
     return made
 
 
-def _speaks(provider: Provider, found: list[Place]) -> Text:
+def _own(provider: Provider, found: list[Place]) -> Text:
+    """What it speaks, where, and with which keys."""
     urls = [place.url for place in found] or [provider.url and without_secrets(provider.url)]
-    return Text.assemble(provider.dialect, *((f"\n{url}", "dim") for url in dict.fromkeys(urls) if url))
-
-
-def _keys(provider: Provider) -> Text:
+    facts = [Text(provider.dialect), *(Text(url, "dim") for url in dict.fromkeys(urls) if url)]
     keys, problem = key_state(provider)
     if problem:
-        return Text(problem, "red")
-    if not keys:
-        return Text("needs none", "dim")
-    lines = [
+        facts.append(Text(problem, "red"))
+    facts += [
         Text(f"{name} {'set' if is_set else 'not set'}", "green" if is_set else "dim") for name, is_set in keys.items()
     ]
-    return Text("\n").join(lines)
+    if not keys:
+        facts.append(Text("needs no key", "dim"))
+    if not found:
+        facts.append(Text("no model of the policy uses it", "dim"))
+    return Text(", ").join(facts)
+
+
+def _usable(place: Place) -> Text:
+    notes = [Text(place.why_not, "red") if place.why_not else Text("usable", "green")]
+    if (state := place.state) is not None:
+        notes.append(Text.assemble(health(state), " well"))
+        if opened := breaker(state, place.now_ms):
+            notes.append(Text.assemble("breaker ", opened))
+        if state.last_failure:
+            notes.append(Text(f"last failure: {state.last_failure.value}", "yellow"))
+    return Text(", ").join(notes)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 import nats
+import nats.aio.client
 import pytest
 
 from adapters.bus import open_bus
@@ -436,6 +437,30 @@ async def test_leaving_does_not_wait_for_a_broker_that_is_gone(broker: OwnBroker
         async with open_bus(broker.url, name="test", make=True) as bus:
             broker.server.send_signal(sign)
             bus.send(str(Dead("test")), b"x", msg_id=name())
+
+
+async def test_who_has_left_does_not_go_on_looking_for_a_broker(
+    broker: OwnBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting = asyncio.Event()
+
+    async def swallows(*_: object) -> None:
+        """As `asyncio.wait_for` can, when what it awaits fails in the same moment."""
+        connecting.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise ConnectionRefusedError from None
+
+    before = asyncio.all_tasks()
+    async with open_bus(broker.url, name="test", make=True):
+        monkeypatch.setattr(nats.aio.client.Client, "_connect_to_server", swallows)
+        broker.kill()
+        async with asyncio.timeout(10):
+            await connecting.wait()
+    async with asyncio.timeout(10):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.docker

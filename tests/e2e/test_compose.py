@@ -24,7 +24,7 @@ from tests.support.docker_engine import need_image
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
 SERVICES = yaml.safe_load(FILE.read_text(encoding="utf-8"))["services"]
-NODES = set(SERVICES) - {"nats", "router"}
+NODES = set(SERVICES) - {"nats", "router", "edge"}
 
 
 @dataclass
@@ -68,7 +68,7 @@ def free_port() -> str:
 
 def test_the_compose_file_is_valid(compose: Compose) -> None:
     told = yaml.safe_load(compose.run("config"))
-    assert set(told["services"]) == set(SERVICES)
+    assert set(told["services"]) | {"edge"} == set(SERVICES)  # which has a profile
     for node in NODES:
         command = told["services"][node]["command"]
         assert (command if isinstance(command, list) else command.split()) == ["node", node, "--stand-in"]
@@ -85,6 +85,9 @@ def test_the_containers_reach_no_further_than_they_must() -> None:
         service = SERVICES[name]
         assert service["depends_on"] == {"nats": {"condition": "service_healthy"}}
         assert (service["read_only"], service["cap_drop"], "ports" in service) == (True, ["ALL"], False)
+    edge = SERVICES["edge"]
+    assert "--behind-tls" in edge["command"]  # and so it wants keys
+    assert all(port.startswith("127.0.0.1:") for port in edge["ports"])
     # Keys come from outside; none stands in the file.
     keys = {key: value for key, value in SERVICES["cloud"]["environment"].items() if key.endswith("_KEY")}
     providers = load_policy(shipped_policy(), "policy.yaml").providers.values()

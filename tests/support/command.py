@@ -18,7 +18,7 @@ SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_
 ENVIRON = {
     name: value
     for name, value in os.environ.items()
-    if name.removesuffix("_FILE") not in (*SECRETS, "NATS_URL", "LLMBUS_HOME")
+    if name.removesuffix("_FILE") not in (*SECRETS, "NATS_URL", "LLMBUS_HOME", "COLUMNS")
 }
 PATIENCE_S = 30.0
 NODES = {"macbook", "macmini", "cloud"}

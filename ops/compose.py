@@ -1,7 +1,6 @@
 """The one place where real things meet ports: a router and a node, each a context that runs until it is left."""
 
 import asyncio
-import gc
 import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -33,13 +32,6 @@ NODE_PING_S = 1
 """A node must notice in time that it is cut off."""
 
 
-def quicken() -> None:
-    """Collect garbage seldom: what start-up made stays, and a request makes no cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
 @asynccontextmanager
 async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
     """A router on the bus at `url`, its streams made where they are missing."""
@@ -65,7 +57,6 @@ async def router(url: str, *, wait_s: float = 30.0) -> AsyncIterator[WorldBook]:
                     tasks.create_task(Sweeper(bus, book).run()),
                     tasks.create_task(Mover(bus, book).run()),
                 ]
-                quicken()
                 log.info("router.ready", policy=active.number)
                 try:
                     yield book
@@ -103,7 +94,6 @@ async def node(
                     answering(bus, executor, lambda: bench.backends),
                 ):
                     probing = tasks.create_task(bench.probe_for_ever(executor))
-                    quicken()
                     log.info("node.ready", node=name, models={m: s.provider_name for m, s in served.items()})
                     try:
                         yield executor

@@ -17,7 +17,6 @@ from adapters.edge.server import CONNECTIONS, BoundedProtocol
 from adapters.fleet import Fleet
 from adapters.mailbox import Mailbox
 from adapters.requests import BusRequests
-from ops.compose import quicken
 from ops.identity import identity
 from ops.policy_in_force import SHIPPED, follow_policy, policy_changes, policy_store, shipped_policy
 from router.core.tokens import estimate_request_tokens
@@ -75,7 +74,6 @@ async def edge(
                 following = tasks.create_task(follow_policy(store, holder, changed))
                 try:
                     async with _serving(app, _listening(host, port)) as address:
-                        quicken()
                         log.info("edge.ready", address=address)
                         try:
                             yield address

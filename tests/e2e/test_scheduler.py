@@ -177,7 +177,7 @@ async def test_memory_that_another_program_takes_is_not_counted_on(monkeypatch: 
     async with machine() as here:
         asked = asyncio.ensure_future(here.ask("coder"))
         async with asyncio.timeout(5):
-            while not (await here.state()).models["coder"].waiting:
+            while (await here.state()).models["coder"].waits_for != "memory_taken":
                 await asyncio.sleep(0.05)
         assert here.ollama.loads == []
         free = int(8e9)

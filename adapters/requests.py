@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters import request_states
 from adapters.bus import JetStreamBus
-from adapters.client import Ticket, any_reply, await_reply, stored_reply, submit_body
+from adapters.client import Ticket, any_reply, await_reply, submit_body
 from adapters.edge.ports import Pending, Submission
 from adapters.edge.states import RequestPage, RequestState
 from adapters.mailbox import Heard, Mailbox
@@ -71,11 +71,6 @@ class BusPending:
                     yield item
 
     async def _letter(self) -> Letter:
-        if self._submission.named:
-            # Of one that comes again at once the broker lets nobody hear.
-            with suppress(BusError):
-                if letter := await stored_reply(self._requests.mailbox, self._ticket):
-                    return letter
         return await await_reply(self._requests.mailbox, self._heard, self._ticket)
 
     async def withdraw(self) -> None:

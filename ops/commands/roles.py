@@ -25,9 +25,9 @@ def router(nats_url: NatsUrl = DEFAULT_URL, supervised: Supervised = False) -> N
     Any number of them share the work. Ctrl-C or SIGTERM ends it, with what it has in hand finished.
     """
     _without_rich()
-    from ops import compose
+    from ops.router import router as routing
 
-    _run(compose.router, nats_url, supervised)
+    _run(routing, nats_url, supervised)
 
 
 def node(
@@ -54,9 +54,9 @@ def node(
         run_quietly(tell(nats_url, name, "drain" if drain else "resume"))
         return
     _without_rich()
-    from ops import compose
+    from ops.node import node as working
 
-    _run(lambda url: compose.node(url, name, stand_in=stand_in), nats_url, supervised)
+    _run(lambda url: working(url, name, stand_in=stand_in), nats_url, supervised)
 
 
 def edge(

@@ -43,7 +43,7 @@ HEAVY = {"httpx", "rich", "pygments", "markdown_it", "aiohttp", "requests", "tes
 
 def test_a_router_process_carries_no_terminal_and_no_http_client() -> None:
     """As `llmbus router` starts: it keeps rich away, which structlog would take where it is installed."""
-    assert loaded("from ops.commands import roles; roles._without_rich(); import ops.compose") & HEAVY == set()
+    assert loaded("from ops.commands import roles; roles._without_rich(); import ops.router, ops.edge") & HEAVY == set()
 
 
 def test_a_router_is_made_of_light_parts() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from ops.compose import node
+from ops.node import node
 from schemas import LlmRequest
 from schemas.request import Preferences
 from tests.support import tiny_gguf

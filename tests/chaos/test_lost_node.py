@@ -10,7 +10,7 @@ import pytest
 
 from adapters.bus import JetStreamBus, open_bus
 from adapters.client import Client, Ticket
-from ops.compose import node
+from ops.node import node
 from router.ports import Letter
 from schemas import AttemptEnded, AttemptStarted, FailureKind, Health, Heartbeat, LlmRequest, Reply
 from subjects import NodeCall

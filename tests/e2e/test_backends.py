@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.client import RequestFailedError
-from ops.compose import node
+from ops.node import node
 from schemas import LlmRequest
 from subjects.streams import EVENTS, OUTCOMES, REPLIES, REQUESTS, WORK
 from tests.support.fake_ollama import FakeModel, FakeOllama

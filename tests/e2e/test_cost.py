@@ -168,7 +168,8 @@ async def test_what_failed_stands_apart_from_the_answers() -> None:
 
 ROLES = """
 import asyncio, sys
-from ops.compose import node, router
+from ops.node import node
+from ops.router import router
 async def main():
     async with router({url!r}), node({url!r}, "cloud", stand_in=True, environ={{}}):
         print(sorted(name for name in ("genai_prices", "httpx2") if name in sys.modules))

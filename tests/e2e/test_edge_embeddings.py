@@ -15,7 +15,7 @@ import yaml
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from ops.compose import node
+from ops.node import node
 from router.core.replay import differences
 from router.errors import RequestFailedError
 from schemas import LlmRequest, Reply

@@ -6,7 +6,7 @@ import json
 import nats.errors
 import pytest
 
-from ops.compose import node
+from ops.node import node
 from schemas import FleetHealth
 from subjects import HealthCall
 from tests.support.bus import free_port

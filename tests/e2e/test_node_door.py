@@ -6,7 +6,7 @@ import json
 import nats.errors
 import pytest
 
-from ops.compose import node
+from ops.node import node
 from schemas import Health
 from subjects import NodeCall
 from tests.support.bus import free_port

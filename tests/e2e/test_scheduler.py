@@ -9,7 +9,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from ops.compose import node
+from ops.node import node
 from schemas import Heartbeat, Host, LlmRequest, Reply
 from subjects.streams import NODES_BUCKET
 from tests.support.fake_ollama import FakeModel, FakeOllama

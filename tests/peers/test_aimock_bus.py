@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.compose import node
+from ops.node import node
 from schemas import LlmRequest
 from tests.support.aimock import Aimock
 from tests.support.dialects import ASKED, CANARY, WHERE, every

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.compose import node
+from ops.node import node
 from ops.policy_file import load_policy
 from ops.policy_in_force import SHIPPED, shipped_policy
 from schemas import LlmRequest

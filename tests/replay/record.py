@@ -17,8 +17,9 @@ from typing import Any
 from adapters.bus import open_bus
 from adapters.client import Client, RequestFailedError
 from ops.broker import broker
-from ops.compose import node, router
+from ops.node import node
 from ops.policy_in_force import policy_store
+from ops.router import router
 from schemas.request import LlmRequest
 from subjects.streams import EVENTS, REQUESTS
 

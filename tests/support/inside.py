@@ -10,8 +10,9 @@ from pathlib import Path
 from adapters.bus import JetStreamBus, connect, open_bus, provision
 from adapters.client import Client
 from ops.broker import broker
-from ops.compose import node, router
+from ops.node import node
 from ops.policy_store import PolicyStore
+from ops.router import router
 from router.world_book import WorldBook
 from subjects.streams import POLICY_BUCKET
 

@@ -8,7 +8,7 @@ import pytest
 from adapters.bus import open_bus
 from router.errors import UnavailableError
 from router.ports import Letter
-from subjects import Cancel, Event
+from subjects import Cancel, Event, Work
 from subjects.streams import CANCELS, EVENTS, WORK
 from tests.support.nats_server import OwnBroker
 
@@ -88,7 +88,7 @@ async def test_single_messages_are_found_or_not(nats_url: str) -> None:
 
 async def test_work_is_deleted_and_the_record_cannot_be(nats_url: str) -> None:
     async with open_bus(nats_url, name="test", make=True) as bus:
-        work = await bus.publish(lane()[1], b"x")
+        work = await bus.publish(str(Work("bench", name(), "normal", name())), b"x")
         event = await bus.publish(str(Event("npc-ai", name(), "accepted")), b"x")
         for _ in range(2):  # the second time it is gone, and that is no error
             await bus.delete(WORK, work.seq)

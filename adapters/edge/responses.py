@@ -8,7 +8,7 @@ from adapters.edge.door import Asked, Door, Shape
 from adapters.edge.errors import JSON, STATUS, error_body, upstreams_own
 from adapters.edge.ports import Edge
 from router.errors import RequestFailedError
-from schemas.failure import Error
+from schemas.failure import Error, ErrorType
 from schemas.reply import Reply
 
 
@@ -39,8 +39,9 @@ def refused(
     body = to_json(error_body(error, status, shape)) if own is None else own[1]
     response = Response(body, status, media_type=JSON)
     response.raw_headers += more or facts.of_request(error.request_id)
-    # The vendors' own clients obey this one; without it they repeat what cannot succeed.
-    response.raw_headers.append((b"x-should-retry", b"true" if error.retryable else b"false"))
+    # The vendors' own clients obey this one; without it they repeat what cannot succeed, or what may be running.
+    may_run = error.type is ErrorType.STORAGE_UNAVAILABLE and error.spent == "unknown"
+    response.raw_headers.append((b"x-should-retry", b"true" if error.retryable and not may_run else b"false"))
     if error.retry_after_ms is not None:
         response.raw_headers.append((b"retry-after", str(-(-error.retry_after_ms // 1000)).encode()))
     if status == 401:

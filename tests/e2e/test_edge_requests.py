@@ -284,6 +284,7 @@ async def test_whoever_was_told_that_nothing_is_known_asks_again_with_that_id_an
         assert (lost.status_code, told["type"], told["spent"]) == (503, "storage_unavailable", "unknown")
         assert f"`Idempotency-Key: {rid}`" in told["message"]
         assert int(lost.headers["retry-after"]) > 0
+        assert lost.headers["x-should-retry"] == "false"  # it may run already
         await wire.mend()
         again = await http.post(CHAT, json=asked(), headers=key(rid))
         assert (again.status_code, again.headers["x-llm-request-id"]) == (200, rid)

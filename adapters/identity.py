@@ -57,6 +57,10 @@ class BusIdentity:
             raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, "x-llm-client must be 1 to 64 of A-Z a-z 0-9 _ -")
         return name
 
+    def models(self, client: str) -> frozenset[str] | None:
+        known = self._ring.clients.get(client)
+        return None if known is None or known.limits.models is None else frozenset(known.limits.models)
+
     async def admit(self, submission: Submission) -> Headers:
         client = self._ring.clients.get(submission.client)
         if client is None:

@@ -16,21 +16,29 @@ from schemas.policy import Capability, Model, Policy, Route
 
 
 async def list_models(edge: Edge, request: Request) -> Response:
-    edge.identity.caller(request.headers, request_id(request.headers))
-    return _answer({"object": "list", "data": list(listed(edge.policy()).values())})
+    client = edge.identity.caller(request.headers, request_id(request.headers))
+    return _answer({"object": "list", "data": list(_theirs(edge, client).values())})
 
 
 async def get_model(edge: Edge, request: Request) -> Response:
     """Raises RequestFailedError: unauthorized, no_route."""
     rid = request_id(request.headers)
-    edge.identity.caller(request.headers, rid)
+    client = edge.identity.caller(request.headers, rid)
     name, policy = request.path_params["model"], edge.policy()
-    known = listed(policy)
+    known = _theirs(edge, client)
     # A request may also name it as its provider does.
     own = next((own for own, model in policy.models.items() if model.backend == name), name)
     if found := known.get(name) or known.get(own):
         return _answer(found)
     raise RequestFailedError.of(ErrorType.NO_ROUTE, rid, f"unknown model {name[:64]!r}; see /v1/models")
+
+
+def _theirs(edge: Edge, client: str) -> dict[str, dict[str, Any]]:
+    """What one of the client's models may answer."""
+    found, allowed = listed(edge.policy()), edge.identity.models(client)
+    if allowed is None:
+        return found
+    return {name: entry for name, entry in found.items() if allowed.intersection(entry.get("models", (name,)))}
 
 
 def listed(policy: Policy) -> dict[str, dict[str, Any]]:

@@ -80,6 +80,9 @@ class Identity(Protocol):
     def caller(self, headers: Mapping[str, str], rid: str) -> str:
         """The client's name, a token. Raises RequestFailedError: unauthorized."""
 
+    def models(self, client: str) -> frozenset[str] | None:
+        """The only ones of the policy that may answer it; None: all of them."""
+
     async def admit(self, submission: Submission) -> Headers:
         """Leave to submit, and the headers to submit with. Raises RequestFailedError: forbidden, rate_limited, ..."""
 

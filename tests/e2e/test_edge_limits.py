@@ -273,6 +273,10 @@ async def test_no_other_model_answers_a_client_than_its_own() -> None:
         for refused in (await chat(edges[0], key, model="spare"), await chat(edges[1], key, model="code")):
             assert refused.status_code == 403
             assert refused.json()["error"]["llm"]["type"] == "forbidden"
+        shown = (await edges[0].get("/v1/models", headers=bearer(key))).json()["data"]
+        assert {"echo", "auto", "fast"} <= (names := {each["id"] for each in shown})
+        assert "spare" not in names
+        assert (await edges[0].get("/v1/models/spare", headers=bearer(key))).status_code == 404
         failed = await chat(edges[1], key, rid="r", fail="server_error")
         assert failed.status_code == 502
         reply = await whole.client.result("r")

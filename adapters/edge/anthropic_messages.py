@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from adapters.edge.anthropic_request import effort, parallel_tool_calls, response_format, tool_choice, tools, turns
 from adapters.edge.anthropic_speech import STOP_REASONS, CallIds, MessageSpeech, usage
 from adapters.edge.door import Asked, Shape, placed
-from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
+from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.policy import Policy
 from schemas.reply import Reply, ReplyMessage
 from schemas.request import MAX_DEADLINE_MS
@@ -56,9 +56,7 @@ class Messages:
     shape: Shape = "anthropic"
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = MessagesRequest.model_validate_json(body)
-        if given := from_headers(headers):
-            said = MessagesRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        said = MessagesRequest.said(body, headers)
         capability, model = placed(said.model, said, policy)
         preferences = with_preferences(
             said,

@@ -27,7 +27,7 @@ from adapters.edge.openai_fields import (
     effort,
     only,
 )
-from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
+from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.chunk import Chunk
 from schemas.failure import Error
 from schemas.policy import Policy
@@ -84,9 +84,7 @@ class ChatCompletions:
     shape: Shape = "openai"
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = ChatCompletionRequest.model_validate_json(body)
-        if given := from_headers(headers):
-            said = ChatCompletionRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        said = ChatCompletionRequest.said(body, headers)
         check_said("messages", said.messages)
         check_messages(said.messages)
         check_tools(said.tools or ())

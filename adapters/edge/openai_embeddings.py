@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator
 from adapters.edge import sse
 from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.errors import error_body
-from adapters.edge.wishes import Wishes, from_headers, request
+from adapters.edge.wishes import Wishes, request
 from schemas.chunk import Chunk
 from schemas.failure import Error
 from schemas.policy import Policy
@@ -48,9 +48,7 @@ class Embeddings:
     shape: Shape = "openai"
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = EmbeddingsRequest.model_validate_json(body)
-        if given := from_headers(headers):
-            said = EmbeddingsRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        said = EmbeddingsRequest.said(body, headers)
         capability, model = placed(said.model, said, policy, CAPABILITY)
         asked = request(
             said, embed=[said.input] if isinstance(said.input, str) else said.input, dimensions=said.dimensions,

@@ -22,7 +22,7 @@ from adapters.edge.openai_fields import (
 )
 from adapters.edge.openai_input import STATELESS, choice, response_format, tools, turns
 from adapters.edge.openai_output import ResponseSpeech, ended, items
-from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
+from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.policy import Policy
 from schemas.reply import Reply
 
@@ -85,9 +85,7 @@ class Responses:
     shape: Shape = "openai"
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = ResponseRequest.model_validate_json(body)
-        if given := from_headers(headers):
-            said = ResponseRequest.model_validate(given | said.model_dump(exclude_unset=True))
+        said = ResponseRequest.said(body, headers)
         capability, model = placed(said.model, said, policy)
         check_said("input", conversation := turns(said.instructions, said.input))
         picked, among = chosen(choice(said.tool_choice), [*tools(said.tools or ())])

@@ -5,7 +5,7 @@ A stream is `piece` events with text, then one `reply` with what the plain answe
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic_core import to_json
@@ -15,7 +15,7 @@ from adapters.edge.door import Asked, NoRouteError, Shape, placed
 from adapters.edge.errors import error_body
 from adapters.edge.fleet_doors import memory_gb
 from adapters.edge.ports import Fleet
-from adapters.edge.wishes import Wishes, from_headers, request, with_preferences
+from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.chunk import Chunk
 from schemas.failure import Error
 from schemas.policy import Policy
@@ -68,16 +68,6 @@ class ApiChatRequest(OwnRequest):
     message: str
 
 
-Body = TypeVar("Body", bound=OwnRequest)
-
-
-def _said(kind: type[Body], body: bytes, headers: Mapping[str, str]) -> Body:
-    said = kind.model_validate_json(body)
-    if given := from_headers(headers):
-        said = kind.model_validate(given | said.model_dump(exclude_unset=True))
-    return said
-
-
 class Route:
     """`/route`; with a `role`, the door of the policy's model that has it."""
 
@@ -89,7 +79,7 @@ class Route:
         self._role = role
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = _said(RouteRequest, body, headers)
+        said = RouteRequest.said(body, headers)
         capability, model = placed(said.model, said, policy)
         if self._role is not None:
             model = _of_role(self._role, said.model, policy)
@@ -133,7 +123,7 @@ class ApiChat:
     shape: Shape = "native"
 
     def read(self, body: bytes, headers: Mapping[str, str], policy: Policy) -> Asked:
-        said = _said(ApiChatRequest, body, headers)
+        said = ApiChatRequest.said(body, headers)
         capability, _ = placed(None, said, policy)
         asked = request(
             said, prompt=said.message, context=said.context_text(), preferences=with_preferences(said, {}),

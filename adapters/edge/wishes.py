@@ -1,7 +1,7 @@
 """The router's own fields, which any door takes beside its dialect's: in the body, or as `x-llm-*` headers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
@@ -36,8 +36,16 @@ class Wishes(BaseModel):
     buffered: bool = False
     """Of a stream: begin it only when the whole answer is there, so that any failure before is mended unseen."""
 
+    @classmethod
+    def said(cls, body: bytes, headers: Mapping[str, str]) -> Self:
+        """What the body says; what it does not, the headers may. Raises pydantic.ValidationError, ValueError."""
+        said = cls.model_validate_json(body)
+        if given := _from_headers(headers):
+            said = cls.model_validate(given | said.model_dump(exclude_unset=True))
+        return said
 
-def from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+
+def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     """The fields that headers give. Raises ValueError for JSON that is none."""
     given: dict[str, Any] = {}
     for field in Wishes.model_fields:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from router.consume import bury, consuming
 from router.core.settle import unanswered
-from router.ports import Bus, Delivery
+from router.ports import Bus, Delivery, later
 from router.replies import write_reply
 from router.world_book import WorldBook
 from schemas.decision import Decided, Forward
@@ -45,7 +45,12 @@ class Canceller:
     async def running(self) -> AsyncIterator[None]:
         limit = self._book.in_force.policy.limits.max_deliveries
         async with consuming(
-            self._bus, CANCELLER, self._called_off, self._given_up, max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit
+            self._bus,
+            CANCELLER,
+            later(self._called_off),
+            later(self._given_up),
+            max_in_flight=MAX_IN_FLIGHT,
+            max_deliveries=limit,
         ):
             yield
 

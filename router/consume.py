@@ -7,11 +7,12 @@ that keeps coming back without an outcome is poison, and goes where it can be lo
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from router.errors import BusError, TooLargeError
-from router.ports import Bus, Delivery, Stored
+from router.ports import Bus, Delivery, Handler, Rest, Stored
 from schemas import headers as h
 from schemas.ids import message_id
 from subjects import Dead
@@ -25,21 +26,24 @@ LONGEST_PAUSE_S = 2.0
 SHOWN_CHARS = 500
 HEADERS_BYTES = 8_192
 
-Handle = Callable[[Delivery], Awaitable[None]]
-
 
 @asynccontextmanager
 async def consuming(
-    bus: Bus, spec: ConsumerSpec, handle: Handle, poisoned: Handle, *, max_in_flight: int, max_deliveries: int
+    bus: Bus, spec: ConsumerSpec, handle: Handler, poisoned: Handler, *, max_in_flight: int, max_deliveries: int
 ) -> AsyncIterator[None]:
     """Run `handle` on every message, at most `max_in_flight` at once; `poisoned` on one that came too often."""
     in_flight = 0
 
-    async def deliver(delivery: Delivery) -> None:
+    def deliver(delivery: Delivery) -> Rest:
         nonlocal in_flight
         in_flight += 1
+        chosen = handle if delivery.delivered <= max_deliveries else poisoned
+        return partial(finish, delivery, chosen, _begin(chosen, delivery))
+
+    async def finish(delivery: Delivery, chosen: Handler, rest: Rest) -> None:
+        nonlocal in_flight
         try:
-            await _until_the_bus_takes_it(handle if delivery.delivered <= max_deliveries else poisoned, delivery)
+            await _until_the_bus_takes_it(chosen, delivery, rest)
         except Exception:
             log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)
             await delivery.nak(AGAIN_MS)
@@ -52,12 +56,24 @@ async def consuming(
         yield
 
 
-async def _until_the_bus_takes_it(handle: Handle, delivery: Delivery) -> None:
+def _begin(handle: Handler, delivery: Delivery) -> Rest:
+    """Its first part; should that fail, the rest says so."""
+    try:
+        return handle(delivery)
+    except Exception as error:
+        return partial(_fail, error)
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+async def _until_the_bus_takes_it(handle: Handler, delivery: Delivery, rest: Rest) -> None:
     """A broker that is away or full is no fault of the message: hold it and try again, so that it is never poison."""
     pause_s = FIRST_PAUSE_S
     while True:
         try:
-            return await handle(delivery)
+            return await rest()
         except TooLargeError:
             raise  # no waiting makes it smaller
         except BusError as error:
@@ -65,6 +81,7 @@ async def _until_the_bus_takes_it(handle: Handle, delivery: Delivery) -> None:
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         await delivery.working()
+        rest = _begin(handle, delivery)
 
 
 async def insist(publish: Callable[[], Awaitable[Stored]], first: Awaitable[Stored] | None = None) -> None:

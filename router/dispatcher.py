@@ -7,6 +7,7 @@ killed router or from its own client, meets its first decision and follows that 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from router.consume import bury, consuming
 from router.core.admit import Asked, admit
 from router.core.decide import Ruling, deadline_at_ms, decide
 from router.errors import ConflictError, TooLargeError, UnavailableError
-from router.ports import Bus, Delivery, Letter, Stored
+from router.ports import Bus, Delivery, Letter, Rest, Stored, later
 from router.replies import tell_again, write_reply
 from router.sending import delayed, schedule, send_work
 from router.world_book import WorldBook
@@ -56,27 +57,29 @@ class Dispatcher:
         limit = self._book.in_force.policy.limits.max_deliveries
         async with AsyncExitStack() as stack:
             for spec, handle, poisoned in (
-                (DISPATCHER, self._requested, self._poisoned),
-                (WAITERS, self._waited, self._given_up),
+                (DISPATCHER, self._requested, later(self._poisoned)),
+                (WAITERS, later(self._waited), later(self._given_up)),
             ):
                 await stack.enter_async_context(
                     consuming(self._bus, spec, handle, poisoned, max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit)
                 )
             yield
 
-    async def _requested(self, delivery: Delivery) -> None:
+    def _requested(self, delivery: Delivery) -> Rest:
         subject = parse(delivery.subject)
         if not isinstance(subject, Request):
             # Stored under a name that is no token, so there is no client to answer.
-            await bury(
-                self._bus, delivery, "bad_subject", f"{delivery.subject!r} is no llm.req.<capability>[.<client>]"
-            )
-            return
+            why = f"{delivery.subject!r} is no llm.req.<capability>[.<client>]"
+            return partial(bury, self._bus, delivery, "bad_subject", why)
         asked = admit(subject, delivery.data, delivery.headers, delivery.seq, self._book.in_force.policy.limits)
         self._book.retries.requested(self._bus.now_ms())
         if asked.unreadable:
-            await bury(self._bus, delivery, "unreadable", asked.refusal.message if asked.refusal else "")
-        await self._dispatch(asked, delivery.timestamp_ms, fresh=delivery.delivered == 1)
+            return partial(self._unreadable, asked, delivery)
+        return self._dispatch(asked, delivery.timestamp_ms, fresh=delivery.delivered == 1)
+
+    async def _unreadable(self, asked: Asked, delivery: Delivery) -> None:
+        await bury(self._bus, delivery, "unreadable", asked.refusal.message if asked.refusal else "")
+        await self._dispatch(asked, delivery.timestamp_ms, fresh=False)()
 
     async def _waited(self, delivery: Delivery) -> None:
         try:
@@ -90,19 +93,20 @@ class Dispatcher:
             raise UnavailableError(REQUESTS, f"request {seq} cannot be read back")
         asked = admit(subject, letter.data, letter.headers, seq, self._book.in_force.policy.limits)
         await self._book.cancels.look((asked.client, asked.rid))
-        await self._dispatch(asked, letter.timestamp_ms, fresh=delivery.delivered == 1)
+        await self._dispatch(asked, letter.timestamp_ms, fresh=delivery.delivered == 1)()
 
-    async def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> None:
+    def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> Rest:
         """`fresh`: it was never seen before, as far as the broker can tell."""
         world = self._book.world(received_ms=received_ms, request_seq=asked.seq, key=(asked.client, asked.rid))
         ruling = decide(asked, world, self._book.in_force.policy)
         if isinstance(ruling.decision.choice, Wait):
-            await self._wait(asked, ruling.decision, ruling.decision.choice)
-            return
+            return partial(self._wait, asked, ruling.decision, ruling.decision.choice)
         recorded = self._record(asked, world, ruling.decision)
         if fresh and (work := _work(asked, world, ruling)) is not None:
-            await self._forward_at_once(asked, world, ruling, recorded, work)
-            return
+            return self._forward_at_once(asked, world, ruling, recorded, work)
+        return partial(self._once_recorded, asked, world, ruling, recorded)
+
+    async def _once_recorded(self, asked: Asked, world: World, ruling: Ruling, recorded: Awaitable[Stored]) -> None:
         try:
             await recorded
         except ConflictError:
@@ -110,9 +114,9 @@ class Dispatcher:
         else:
             await self._apply(asked, world, ruling)
 
-    async def _forward_at_once(
+    def _forward_at_once(
         self, asked: Asked, world: World, ruling: Ruling, recorded: Awaitable[Stored], work: WorkItem
-    ) -> None:
+    ) -> Rest:
         """The work right behind its record on the same connection, without the wait in between.
 
         Should the record turn out to be another request's, the work is a double: the broker drops it by its message id,
@@ -122,16 +126,17 @@ class Dispatcher:
             forwarded = send_work(self._bus, work)
             self._book.sent(work.target)
         except TooLargeError as error:
-            with suppress(ConflictError):  # of an earlier try
+            return partial(self._recorded_too_large, asked, world, work.decision, recorded, error)
+
+        async def rest() -> None:
+            try:
                 await recorded
-            await self._too_large(asked, world, work.decision, error)
-            return
-        try:
-            await recorded
-        except ConflictError:
-            await self._decided_before(asked, world, ruling, doubled=await forwarded)
-        else:
-            await forwarded
+            except ConflictError:
+                await self._decided_before(asked, world, ruling, doubled=await forwarded)
+            else:
+                await forwarded
+
+        return rest
 
     def _record(self, asked: Asked, world: World, decision: Decision, *, after: int | None = None) -> Awaitable[Stored]:
         """`after`: the sequence of a record that this one may follow; without it there may be none."""
@@ -163,6 +168,13 @@ class Dispatcher:
             choice = Refuse(error=ErrorType.INTERNAL, message="the policy changed while it was being decided")
         if isinstance(choice, Refuse):
             await write_reply(self._bus, _refused(asked, world, ruling.decision.line(), choice))
+
+    async def _recorded_too_large(
+        self, asked: Asked, world: World, line: str, recorded: Awaitable[Stored], error: TooLargeError
+    ) -> None:
+        with suppress(ConflictError):  # of an earlier try
+            await recorded
+        await self._too_large(asked, world, line, error)
 
     async def _too_large(self, asked: Asked, world: World, line: str, error: TooLargeError) -> None:
         refuse = Refuse(error=ErrorType.PAYLOAD_TOO_LARGE, message=str(error))
@@ -210,7 +222,7 @@ class Dispatcher:
         reply = _refused(asked, world, decision.line(), refuse)
         await tell_again(self._bus, reply_subject, reply.encode(), reply.headers())
         renamed = replace(asked, rid=own, request=None, refusal=refuse)
-        await self._dispatch(renamed, world.received_ms, fresh=False)
+        await self._dispatch(renamed, world.received_ms, fresh=False)()
 
     async def _wait(self, asked: Asked, decision: Decision, wait: Wait) -> None:
         """Ask the broker to bring it again: nobody sleeps on it, and it outlives this process."""

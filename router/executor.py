@@ -23,7 +23,7 @@ from router.consume import AGAIN_MS, bury, insist
 from router.core.candidates import expected_tokens_out
 from router.core.waiting import Job
 from router.errors import AttemptError, BusError, LlmbusError, one_error, stop
-from router.ports import Bus, Delivery, Handler, Stored
+from router.ports import Bus, Delivery, Handler, Stored, later
 from router.pulse import Pulse
 from router.reporting import Reporter
 from router.seat import Seat
@@ -154,7 +154,7 @@ class Executor:
             finally:
                 del self._in_hand[delivery.seq]
 
-        return handle
+        return later(handle)
 
     def _hand_back(self, which: Callable[[_InHand], bool]) -> None:
         for held in self._in_hand.values():

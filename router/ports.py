@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from schemas.outcome import Answer
@@ -80,7 +81,15 @@ class Delivery(Protocol):
         """Still at it: the acknowledgement time starts anew."""
 
 
-Handler = Callable[[Delivery], Awaitable[None]]
+Rest = Callable[[], Awaitable[None]]
+"""What is left to do of a message when everything has been done that need not wait."""
+Handler = Callable[[Delivery], Rest]
+"""Called as the message comes, so that what it sends goes out in the same turn of the loop; it must not block."""
+
+
+def later(handle: Callable[[Delivery], Awaitable[None]]) -> Handler:
+    """A handler that does nothing at once."""
+    return lambda delivery: partial(handle, delivery)
 
 
 class Bus(Protocol):
@@ -128,7 +137,7 @@ class Bus(Protocol):
     def consume(
         self, spec: ConsumerSpec, handler: Handler, *, batch: Callable[[], int]
     ) -> AbstractAsyncContextManager[Callable[[], None]]:
-        """Hand every message of a durable consumer to `handler`, each in a task of its own.
+        """Hand every message of a durable consumer to `handler`; what it leaves runs in a task of its own.
 
         `batch()` tells how many more may be taken right now; it is asked after every message, and whenever the function
         that is given is called: more may be taken. Leaving stops taking, then waits for the handlers under way.

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 import structlog
 
 from router.errors import ConflictError, UnavailableError
-from router.ports import Bus, Stored
+from router.ports import Bus, Rest, Stored
 from schemas import headers as h
 from schemas.event import AttemptEnded, Booking, Replied
 from schemas.failure import FailureKind
@@ -22,26 +22,31 @@ NEVER = str(1 << 62)
 """An expected sequence that no subject has: the stream refuses the message, live listeners get it all the same."""
 
 
-async def write_reply(
-    bus: Bus, reply: Reply, *, attempt: AttemptRecord | None = None, booking: Booking | None = None
-) -> None:
+async def write_reply(bus: Bus, reply: Reply) -> None:
     """Make `reply` the terminal reply of its request, unless it has one.
 
-    Record and reply go out together, the record first. Raises UnavailableError when neither this nor another reply is
-    stored: the caller must come again.
+    Raises UnavailableError when neither this nor another reply is stored: the caller must come again.
     """
+    await send_reply(bus, reply)()
+
+
+def send_reply(bus: Bus, reply: Reply, attempt: AttemptRecord | None = None, booking: Booking | None = None) -> Rest:
+    """The first part of it: record and reply go out together, the record first."""
     event = _replied(reply, attempt, booking)
     subject = str(ReplySubject(reply.client, reply.request_id))
     event_subject = str(Event(reply.client, reply.request_id, "replied"))
     recorded = bus.send(event_subject, event.encode(), first=True)
     written = bus.send(subject, reply.encode(), headers=reply.headers(), first=True)
-    new_record = await _stored(recorded)
-    if await _stored(written):
-        if not new_record:
+
+    async def rest() -> None:
+        new_record = await _stored(recorded)
+        if not await _stored(written):
+            await _came_second(bus, subject, reply, attempt, booking)
+        elif not new_record:
             # A record without its reply: a router died between the two. The last record is the one that counts.
             await bus.publish(event_subject, event.encode())
-        return
-    await _came_second(bus, subject, reply, attempt, booking)
+
+    return rest
 
 
 async def tell_again(bus: Bus, subject: str, reply: bytes, headers: dict[str, str]) -> None:

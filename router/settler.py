@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from pydantic import ValidationError
 
 from router.consume import bury, consuming
 from router.core.settle import Settlement, settle, unanswered
 from router.errors import TooLargeError
-from router.ports import Bus, Delivery
-from router.replies import write_reply
+from router.ports import Bus, Delivery, Rest, later
+from router.replies import send_reply, write_reply
 from router.reporting import Reporter
 from router.sending import send_work
 from router.world_book import WorldBook
@@ -35,27 +36,35 @@ class Settler:
     async def running(self) -> AsyncIterator[None]:
         limit = self._book.in_force.policy.limits.max_deliveries
         async with consuming(
-            self._bus, SETTLER, self._ended, self._given_up, max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit
+            self._bus, SETTLER, self._ended, later(self._given_up), max_in_flight=MAX_IN_FLIGHT, max_deliveries=limit
         ):
             yield
 
-    async def _ended(self, delivery: Delivery) -> None:
+    def _ended(self, delivery: Delivery) -> Rest:
         try:
             outcome = Outcome.decode(delivery.data)
         except ValidationError as error:
             # Not of our executors' making, and it names no client that could be told.
-            await bury(self._bus, delivery, "bad_outcome", f"{error.error_count()} errors: {error.errors()[0]['msg']}")
-            return
+            why = f"{error.error_count()} errors: {error.errors()[0]['msg']}"
+            return partial(bury, self._bus, delivery, "bad_outcome", why)
         work = outcome.work
         self._book.sent(work.target, -1)
         world = self._book.settling(work)
         settled = settle(outcome, world, self._book.in_force.policy)
-        if settled.reply is not None and settled.reply.status != "ok" and await self._moved(work):
+        if settled.reply is not None and settled.reply.status == "ok":
+            return send_reply(self._bus, settled.reply, settled.record, settled.booking)
+        if settled.why == "retry_same":
+            # At once: others that are settled meanwhile must see it spent.
+            self._book.retries.retried(self._bus.now_ms())
+        return partial(self._failed, work, settled)
+
+    async def _failed(self, work: WorkItem, settled: Settlement) -> None:
+        if settled.retry is not None:
+            await self._retry(work, settled, settled.retry)
+        elif await self._moved(work):
             await self._record(work, settled)
         elif settled.reply is not None:
-            await write_reply(self._bus, settled.reply, attempt=settled.record, booking=settled.booking)
-        elif settled.retry is not None:
-            await self._retry(work, settled, settled.retry)
+            await send_reply(self._bus, settled.reply, settled.record, settled.booking)()
 
     async def _moved(self, work: WorkItem) -> bool:
         """Whether this attempt was given up for lost and has a successor: then its failure ends nothing."""
@@ -63,9 +72,6 @@ class Settler:
         return ended is not None and ended.failure is not None and ended.failure.kind is FailureKind.NODE_LOST
 
     async def _retry(self, work: WorkItem, settled: Settlement, retry: WorkItem) -> None:
-        if settled.why == "retry_same":
-            # Before anything is awaited: others that are settled meanwhile must see it spent.
-            self._book.retries.retried(self._bus.now_ms())
         await self._record(work, settled, retry.target)
         try:
             self._book.sent(retry.target)

@@ -43,22 +43,27 @@ class WorldBook:
 
     def world(self, *, received_ms: int, request_seq: int, key: Key | None = None) -> World:
         """What is known now; with the request's `key`, whether it was called off."""
-        # Built without validation: everything in it has been validated when it was heard.
-        return World.model_construct(
-            as_of_ms=self._bus.now_ms(),
+        return self._world(self._bus.now_ms(), received_ms, request_seq, key, None)
+
+    def settling(self, work: WorkItem) -> World:
+        """What is known now of a request that is under way."""
+        now_ms = self._bus.now_ms()
+        left = self.retries.left(now_ms)
+        return self._world(now_ms, work.received_ms, work.request_seq, (work.client, work.rid), left)
+
+    def _world(
+        self, as_of_ms: int, received_ms: int, request_seq: int, key: Key | None, retries_left: int | None
+    ) -> World:
+        return World(
+            as_of_ms=as_of_ms,
             received_ms=received_ms,
             request_seq=request_seq,
             policy=self.in_force.revision,
             cancelled=True if key in self.cancels else None,
-            retries_left=None,
+            retries_left=retries_left,
             sent=self._sent or None,
             nodes=self._nodes,
         )
-
-    def settling(self, work: WorkItem) -> World:
-        """What is known now of a request that is under way."""
-        world = self.world(received_ms=work.received_ms, request_seq=work.request_seq, key=(work.client, work.rid))
-        return world.model_copy(update={"retries_left": self.retries.left(world.as_of_ms)})
 
     def sent(self, target: Target, count: int = 1) -> None:
         """Work went there, or with -1 came back. Between heartbeats a burst must not go all to the same node."""

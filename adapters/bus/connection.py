@@ -1,7 +1,6 @@
 """A connection to nats-server that survives the server, and says so when it cannot be had."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,8 +12,10 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from adapters.bus.reading import Direct, Reading
+from adapters.bus.wire import Wire
 from router.errors import UnavailableError, stop
-from router.ports import NO_HEADERS, Headers
+from router.ports import Headers
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +23,6 @@ RECONNECT_WAIT_S = 0.1
 PING_INTERVAL_S = 5
 PENDING_BYTES = 64 << 20
 DRAIN_TIMEOUT_S = 5
-_NAME = re.compile(r"[!-9;-~]+\Z")
-
-
-Direct = Callable[[str, str, bytes, Headers], None]
-"""Called with subject, reply subject, data and headers."""
 
 
 class BusClient(Client):
@@ -40,6 +36,7 @@ class BusClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._direct: dict[int, Direct] = {}
+        self.wire = Wire(self)
 
     async def subscribe_direct(self, subject: str, handler: Direct) -> Callable[[], Awaitable[None]]:
         """`handler` must not block; what it raises is logged. Gives the function that ends the subscription."""
@@ -67,16 +64,24 @@ class BusClient(Client):
             raise asyncio.CancelledError
         await super()._connect_to_server(server)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self._direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        parsed = (_headers(headers) or await self._process_headers(headers)) if headers else None
+    async def _read_loop(self) -> None:
+        """The library's, which gets to read what is left to it."""
+        reader = self._transport._io_reader  # type: ignore[union-attr]  # noqa: SLF001
+        reading = Reading(self._direct, reader.feed_data, self._odd_headers, self.wire.turn_over)
+        begun = bytes(reader._buffer)  # noqa: SLF001 - what came before anybody listened
+        reader._buffer.clear()  # noqa: SLF001
+        reader.feed_data = reading.feed
+        reading.feed(begun)
+        await super()._read_loop()
+
+    def _odd_headers(self, block: bytes) -> Headers | None:
+        """As the library reads them; its coroutine waits for nothing."""
         try:
-            handler(subject.decode(errors="replace"), reply.decode(), data, parsed or NO_HEADERS)
-        except Exception:
-            log.exception("bus.handler_failed", subject=subject.decode(errors="replace"))
+            self._process_headers(block).send(None)
+        except StopIteration as read:
+            parsed: Headers | None = read.value
+            return parsed
+        raise RuntimeError("the library waits while it reads headers")
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -88,20 +93,6 @@ class BusClient(Client):
     ) -> Msg:
         readable = subject.decode(errors="replace").encode()
         return super()._build_message(sid, readable, reply, data, headers)  # type: ignore[no-any-return]
-
-
-def _headers(block: bytes) -> Headers | None:
-    """A block as this project writes them, in a fifth of the library's time; None for any other."""
-    lines = block.decode(errors="replace").split("\r\n")
-    if len(lines) < 3 or lines[0] != "NATS/1.0" or lines[-2:] != ["", ""]:
-        return None
-    parsed = {}
-    for line in lines[1:-2]:
-        name, colon, value = line.partition(":")
-        if not colon or not _NAME.match(name):
-            return None
-        parsed[name] = value.strip()
-    return parsed
 
 
 async def _unused(_msg: Msg) -> None:

@@ -16,7 +16,7 @@ from adapters.bus.provision import ProvisionError, ensure_consumer, provision, p
 from adapters.bus.publish import Publisher
 from adapters.bus.pull import Pull
 from adapters.bus.service import serve
-from adapters.bus.wire import Wire, check_size, frame, header_block
+from adapters.bus.wire import check_size, frame, header_block
 from router.errors import UnavailableError, one_error, stop
 from router.ports import NO_HEADERS, Handler, Headers, Letter, Link, Question, Stored
 from subjects.streams import REQUESTS, ConsumerSpec
@@ -40,7 +40,7 @@ class JetStreamBus:
         self._clock = BusClock()
         self._clock_unread = asyncio.Event()
         self._link = Link(up=True, since_ms=0)
-        self._wire = Wire(client)
+        self._wire = client.wire
         self._publisher = Publisher(client, self._wire)
         self._pulls: set[Pull] = set()
 
@@ -291,6 +291,7 @@ async def open_bus(
                     yield bus
                 finally:
                     await stop(watch)
+                    client.wire.flush()
                     if client.is_connected:
                         with suppress(nats.errors.Error, TimeoutError):
                             async with asyncio.timeout(LAST_FLUSH_S):

@@ -66,16 +66,21 @@ class Publisher:
 
     def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
         """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
-        return self._start(subject, b"", data, repeatable=True)
+        return self._start(subject, b"", data, repeatable=True, later=True)
 
-    def _start(self, subject: str, block: bytes, data: bytes, *, repeatable: bool) -> asyncio.Future[Stored]:
+    def _start(
+        self, subject: str, block: bytes, data: bytes, *, repeatable: bool, later: bool = False
+    ) -> asyncio.Future[Stored]:
         self._count += 1
         key = str(self._count)
         now = time.monotonic()
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         ready = frame(subject, f"{self._prefix}.{key}", block, data)
         self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable)
-        self._write(pending)
+        if later and self._wire.write_later(ready):
+            pending.sent = True
+        else:
+            self._write(pending)
         return done
 
     async def watch(self) -> None:

@@ -13,7 +13,7 @@ from adapters.bus.connection import BusClient
 from adapters.bus.publish import Publisher
 from adapters.bus.wire import Wire, frame
 from router.errors import one_error, stop
-from router.ports import Handler, Headers
+from router.ports import Handler, Headers, Rest
 from subjects.streams import ConsumerSpec
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,8 @@ class JetStreamDelivery:
         self.pending = int(tokens[at + 6])
 
     async def ack(self) -> None:
-        await self._say(b"+ACK")
+        if not self._wire.write_later(frame(self._reply, "", b"", b"+ACK")):
+            await self._client.publish(self._reply, b"+ACK")
 
     async def ack_sync(self) -> None:
         await self._publisher.confirm(self._reply, b"+ACK")
@@ -93,7 +94,7 @@ class Pull:
         self._inbox = client.new_inbox()
         self._outstanding = 0
         self._handed = 0
-        """Messages whose handler has not begun, so that `batch` cannot count them yet."""
+        """Messages whose task has not begun, so that `batch` may not count them yet."""
         self._heard = 0.0
         self._missing = asyncio.Event()
 
@@ -139,15 +140,16 @@ class Pull:
             self._status(headers)
             return
         self._outstanding = max(0, self._outstanding - 1)
-        self._handed += 1
         delivery = JetStreamDelivery(self._client, self._wire, self._publisher, subject, reply, data, headers)
-        self._tasks.create_task(self._handle(delivery))
+        rest = self._handler(delivery)
+        self._handed += 1
+        self._tasks.create_task(self._finish(delivery, rest))
         self.refill()
 
-    async def _handle(self, delivery: JetStreamDelivery) -> None:
+    async def _finish(self, delivery: JetStreamDelivery, rest: Rest) -> None:
         self._handed -= 1
         try:
-            await self._handler(delivery)
+            await rest()
         except Exception:
             # Unacknowledged: it comes back, and its delivery count tells when it is poison.
             log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)

@@ -1,7 +1,7 @@
 """One message as bytes on the connection: a publish with many headers at a tenth of the library's cost.
 
-nats-py builds and checks headers one by one and wakes a task for every write. The one private name of its client that
-is used here, its transport, is held to what it must do by `tests/contract/test_wire.py`.
+nats-py builds and checks headers one by one and wakes a task for every write. The private names of its client that are
+used here, its transport and what it has pending, are held to what they must do by `tests/contract/test_wire.py`.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from nats.aio.client import Client
 
 from router.errors import TooLargeError
 
+LATER_S = 0.002
+"""What nobody waits for may be held back so long."""
 _LINES = str.maketrans({"\r": " ", "\n": " "})
 
 
@@ -37,22 +39,57 @@ def frame(subject: str, reply: str, block: bytes, data: bytes) -> bytes:
 
 
 class Wire:
-    """What goes out of one connection: all frames of one turn of the loop in one write, at the start of the next."""
+    """What goes out of one connection, in few writes: each of them costs more than most of what is said in it.
+
+    The frames of one turn of the loop go together, right after what was read in it, else at the start of the next.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._frames: list[bytes] = []
+        self._soon: asyncio.Handle | None = None
+        self._may_wait = False
+        """Something will be sent by a timer at the latest."""
 
     def write(self, ready: bytes) -> bool:
         """False when there is no connection, and so nothing was taken."""
         if not self._client.is_connected:
             return False
-        if not self._frames:
-            asyncio.get_running_loop().call_soon(self._flush)
         self._frames.append(ready)
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self.flush)
         return True
 
-    def _flush(self) -> None:
+    def write_later(self, ready: bytes) -> bool:
+        """The same, in no hurry: with what goes out next, or after `LATER_S`."""
+        if not self._client.is_connected:
+            return False
+        self._frames.append(ready)
+        if not self._may_wait:
+            self._may_wait = True
+            asyncio.get_running_loop().call_later(LATER_S, self._waited)
+        return True
+
+    def _waited(self) -> None:
+        self._may_wait = False
+        self.flush()
+
+    def turn_over(self) -> None:
+        """Send what is there if any of it is in a hurry."""
+        if self._soon is not None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is there."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         frames, self._frames = self._frames, []
-        if self._client.is_connected:
-            self._client._transport.writelines(frames)  # type: ignore[union-attr]  # noqa: SLF001
+        if frames and self._client.is_connected:
+            self._client._transport.writelines(self._of_the_library() + frames)  # type: ignore[union-attr]  # noqa: SLF001
+
+    def _of_the_library(self) -> list[bytes]:
+        """It goes first: a subscription must stand before what it is to hear is asked for."""
+        client = self._client
+        pending, client._pending, client._pending_data_size = client._pending, [], 0  # noqa: SLF001
+        return pending

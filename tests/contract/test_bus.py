@@ -15,7 +15,7 @@ import pytest
 from adapters.bus import open_bus
 from adapters.bus.clock import BusClock
 from router.errors import ConflictError, TooLargeError, UnavailableError
-from router.ports import Delivery, Letter, Question
+from router.ports import Delivery, Letter, Question, later
 from subjects import Dead, Event, Reply, Work
 from subjects.streams import CHUNKS, DEAD, EVENTS, REPLIES, WORK, ConsumerSpec, work_consumer
 from tests.support.nats_server import OwnBroker
@@ -187,7 +187,7 @@ async def test_a_consumer_goes_on_after_the_broker_came_back(broker: OwnBroker) 
     spec, subject = lane()
     async with open_bus(broker.url, name="test", make=True) as bus:
         inbox = Inbox()
-        async with bus.consume(spec, inbox, batch=lambda: 8):
+        async with bus.consume(spec, later(inbox), batch=lambda: 8):
             for n in range(3):
                 await bus.publish(subject, f"{n}".encode(), msg_id=f"{n}")
                 assert (await inbox.next()).data == f"{n}".encode()
@@ -198,7 +198,7 @@ async def test_a_consumer_that_was_deleted_is_made_again(broker: OwnBroker) -> N
     spec, subject = lane()
     async with open_bus(broker.url, name="test", make=True) as bus:
         inbox = Inbox()
-        async with bus.consume(spec, inbox, batch=lambda: 8):
+        async with bus.consume(spec, later(inbox), batch=lambda: 8):
             for n in range(3):
                 await bus.publish(subject, f"{n}".encode())
                 assert (await inbox.next()).data == f"{n}".encode()
@@ -210,7 +210,7 @@ async def test_a_delivery_knows_where_it_comes_from(nats_url: str) -> None:
     async with open_bus(nats_url, name="test", make=True) as bus:
         stored = await bus.publish(subject, "안녕".encode(), headers={"Llm-Attempt": "1"})
         inbox = Inbox()
-        async with bus.consume(spec, inbox, batch=lambda: 1):
+        async with bus.consume(spec, later(inbox), batch=lambda: 1):
             delivery = await inbox.next()
         assert (delivery.subject, delivery.data, delivery.stream, delivery.seq) == (
             subject, "안녕".encode(), WORK, stored.seq,
@@ -228,7 +228,7 @@ async def test_what_nobody_was_handed_yet_is_counted(nats_url: str) -> None:
         for n in range(3):
             await bus.publish(f"{subject.removesuffix('r1')}r{n}", b"x")
         inbox = Inbox()
-        async with bus.consume(spec, inbox, batch=lambda: 1 - inbox.came.qsize()):
+        async with bus.consume(spec, later(inbox), batch=lambda: 1 - inbox.came.qsize()):
             await inbox.next()
             inbox.came.put_nowait(await inbox.next())
             assert await bus.waiting(spec) == 1
@@ -239,7 +239,7 @@ async def test_an_acknowledgement_that_is_awaited_has_arrived(nats_url: str) -> 
     async with open_bus(nats_url, name="test", make=True) as bus:
         stored = await bus.publish(subject, b"x")
         inbox = Inbox()
-        async with bus.consume(spec, inbox, batch=lambda: 1):
+        async with bus.consume(spec, later(inbox), batch=lambda: 1):
             await inbox.next()
             assert await bus.get(WORK, stored.seq) is None
             assert (await bus.client.jetstream().consumer_info(WORK, spec.name)).num_ack_pending == 0
@@ -258,7 +258,7 @@ async def test_what_is_given_back_or_fails_comes_again_and_counts(nats_url: str)
 
     async with open_bus(nats_url, name="test", make=True) as bus:
         await bus.publish(subject, b"x")
-        async with bus.consume(spec, handle, batch=lambda: 1):
+        async with bus.consume(spec, later(handle), batch=lambda: 1):
             async with asyncio.timeout(10):
                 assert [await seen.get() for _ in range(3)] == [1, 2, 3]
 
@@ -281,7 +281,7 @@ async def test_no_more_is_taken_than_there_is_room_for_and_leaving_waits(nats_ur
     async with open_bus(nats_url, name="test", make=True) as bus:
         for n in range(20):
             await bus.publish(subject, f"{n}".encode())
-        async with bus.consume(spec, handle, batch=lambda: 3 - in_hand):
+        async with bus.consume(spec, later(handle), batch=lambda: 3 - in_hand):
             await asyncio.wait_for(full.wait(), 10)
             await bus.fence()
             taken = (await bus.client.jetstream().consumer_info(WORK, spec.name)).num_ack_pending

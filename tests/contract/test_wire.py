@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from adapters.bus import connect
-from adapters.bus.wire import Wire, check_size, frame, header_block
+from adapters.bus.wire import check_size, frame, header_block
 from router.errors import TooLargeError
 from router.ports import Headers
 
@@ -27,7 +27,7 @@ async def test_a_frame_arrives_as_the_librarys_own_publish_does(
         sub = await client.subscribe(inbox)
         await client.publish(inbox, data, reply="back.here", headers=headers or None)
         theirs = await sub.next_msg(5)
-        Wire(client).write(frame(inbox, "back.here", header_block(headers) if headers else b"", data))
+        client.wire.write(frame(inbox, "back.here", header_block(headers) if headers else b"", data))
         ours = await sub.next_msg(5)
         assert (ours.subject, ours.reply, ours.data, ours.headers) == (
             theirs.subject, theirs.reply, theirs.data, theirs.headers,
@@ -39,7 +39,7 @@ async def test_a_header_value_cannot_start_another_line(nats_url: str, value: st
     async with connect(nats_url, name="test") as client:
         inbox = client.new_inbox()
         sub = await client.subscribe(inbox)
-        Wire(client).write(frame(inbox, "", header_block({"Llm-Agent": value, "Llm-Client": "x"}), b"data"))
+        client.wire.write(frame(inbox, "", header_block({"Llm-Agent": value, "Llm-Client": "x"}), b"data"))
         msg = await sub.next_msg(5)
         assert msg.data == b"data"
         assert msg.headers is not None
@@ -73,6 +73,44 @@ async def test_headers_are_read_on_a_direct_subscription_as_the_library_reads_th
         heard: asyncio.Queue[Headers] = asyncio.Queue()
         sub = await client.subscribe(inbox)
         await client.subscribe_direct(inbox, lambda _subject, _reply, _data, headers: heard.put_nowait(headers))
-        Wire(client).write(frame(inbox, "", block, b"data"))
+        client.wire.write(frame(inbox, "", block, b"data"))
         theirs = (await sub.next_msg(5)).headers or {}
         assert dict(await asyncio.wait_for(heard.get(), 5)) == theirs
+
+
+async def test_a_subscription_stands_before_what_is_written_after_it(nats_url: str) -> None:
+    async with connect(nats_url, name="test") as client:
+        for _ in range(50):
+            inbox = client.new_inbox()
+            heard = asyncio.Event()
+            await client.subscribe_direct(inbox, lambda *_message, heard=heard: heard.set())
+            client.wire.write(frame(inbox, "", b"", b"data"))
+            client.wire.turn_over()
+            await asyncio.wait_for(heard.wait(), 5)
+
+
+async def test_what_is_in_no_hurry_goes_with_what_is_and_else_by_itself(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(nats_url, name="test") as client:
+        inbox = client.new_inbox()
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        await client.subscribe_direct(inbox, lambda _subject, _reply, data, _headers: heard.put_nowait(data))
+        await client.flush()
+        writes: list[int] = []
+        write = client._transport.writelines  # type: ignore[union-attr]
+
+        def counted(frames: list[bytes]) -> None:
+            writes.append(len(frames))
+            write(frames)
+
+        monkeypatch.setattr(client._transport, "writelines", counted)
+        client.wire.write_later(frame(inbox, "", b"", b"first"))
+        client.wire.turn_over()
+        client.wire.write(frame(inbox, "", b"", b"second"))
+        client.wire.turn_over()
+        assert writes == [2]
+        assert [await asyncio.wait_for(heard.get(), 5) for _ in range(2)] == [b"first", b"second"]
+        client.wire.write_later(frame(inbox, "", b"", b"alone"))
+        assert await asyncio.wait_for(heard.get(), 5) == b"alone"
+        assert writes == [2, 1]

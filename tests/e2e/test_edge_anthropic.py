@@ -13,7 +13,7 @@ from tests.support import anthropic_speech, openai_speech
 from tests.support.edge import edge_on
 from tests.support.inside import inside
 from tests.support.openai_speech import streaming
-from tests.support.upstreams import Policy, Upstreams, alone, answering, upstreams
+from tests.support.upstreams import Policy, Upstreams, alone, answering, patient, upstreams
 
 ASKED: list[Any] = [{"role": "user", "content": "항구를 묘사해 줘"}]
 TOOLS: list[Any] = [
@@ -27,6 +27,7 @@ PNG: Any = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
 def speaking_anthropic(policy: Policy) -> None:
     """A change for `upstreams`: the primary speaks Anthropic, and nobody stands behind it."""
     alone(policy)
+    patient(policy)
     policy["providers"]["primary"]["dialect"] = "anthropic"
 
 

@@ -12,7 +12,7 @@ from tests.support.faults import OOPS, cut
 from tests.support.inside import inside
 from tests.support.keyed import key_of
 from tests.support.openai_speech import TOOLS, error, refusing, streaming
-from tests.support.upstreams import alone, upstreams
+from tests.support.upstreams import alone, patient, upstreams
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": ASKED}]
 TOLD = {"metadata": {"loopback": {"text": "안개 낀 항구", "pieces": 7}}}
@@ -75,7 +75,7 @@ async def test_the_routers_own_fields_go_in_the_body_or_in_headers() -> None:
 
 
 async def test_tools_called_side_by_side_go_out_and_their_results_come_back() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = in_turn(streaming(TOOLS, 9), saying({"content": "서울은 9시, 맑습니다"}))
         async with client.chat.completions.stream(
             model="auto", messages=MESSAGES, tools=FUNCTIONS, tool_choice="required", parallel_tool_calls=True
@@ -104,7 +104,7 @@ async def test_tools_called_side_by_side_go_out_and_their_results_come_back() ->
 
 
 async def test_of_allowed_tools_the_provider_hears_of_no_other() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         await client.chat.completions.create(
             model="auto", messages=MESSAGES, tools=FUNCTIONS, tool_choice={
                 "type": "allowed_tools",
@@ -116,7 +116,7 @@ async def test_of_allowed_tools_the_provider_hears_of_no_other() -> None:
 
 
 async def test_structured_output_is_parsed_by_the_sdk() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = in_turn(
             saying({"content": '{"도시": "서울", '}, {"content": '"기온": 21}'}),
             saying({"content": '{"도'}, finish="length"),
@@ -130,7 +130,7 @@ async def test_structured_output_is_parsed_by_the_sdk() -> None:
 
 
 async def test_images_and_what_a_model_thought_go_both_ways() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = in_turn(
             saying({"reasoning_content": "흐린가?"}, {"content": "맑"}, {"content": "음"}), saying({"content": "네"})
         )
@@ -150,7 +150,7 @@ async def test_images_and_what_a_model_thought_go_both_ways() -> None:
 
 
 async def test_an_answer_that_was_filtered_says_so() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = saying({"content": "말할 수"}, finish="content_filter")
         answer = await client.chat.completions.create(model="auto", messages=MESSAGES)
         stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)
@@ -159,7 +159,7 @@ async def test_an_answer_that_was_filtered_says_so() -> None:
 
 
 async def test_a_stream_that_breaks_off_raises_and_is_never_taken_for_whole() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = cut("fin")
         heard: list[ChatCompletionChunk] = []
         stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)

@@ -65,7 +65,7 @@ async def test_openais_client_in_javascript_reads_every_answer(pytestconfig: pyt
     assert told["last"] == "response.completed"
     assert {"auto", "echo", "fast"} <= set(told["ids"])
     assert told["refused"] == {"name": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model"}
-    async with upstreams() as up, edge_on(up.bus.url) as http:
+    async with upstreams(patient) as up, edge_on(up.bus.url) as http:
         up.primary.script = in_turn(CALL, saying({"content": "서울은 맑음"}))
         told = json.loads(await command(scripts, "node", "tools.mjs", f"{http.base_url}/v1", ASKED))
     assert told == {"said": "서울은 맑음", "ran": [{"city": "서울"}]}
@@ -84,7 +84,7 @@ async def test_langchain_invokes_and_streams(responses: bool) -> None:
 
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
 async def test_langchain_calls_tools_and_has_structured_output(responses: bool) -> None:
-    async with upstreams() as up, langchain(up.bus.url, use_responses_api=responses) as model:
+    async with upstreams(patient) as up, langchain(up.bus.url, use_responses_api=responses) as model:
         up.primary.script = in_turn(
             CALL, saying({"content": "서울은 맑음"}), saying({"content": '{"도시": "서울", "기온": 21}'})
         )

@@ -12,7 +12,7 @@ from tests.support.faults import cut
 from tests.support.inside import inside
 from tests.support.openai_speech import TOOLS, streaming
 from tests.support.sdk_types import check
-from tests.support.upstreams import upstreams
+from tests.support.upstreams import patient, upstreams
 
 FUNCTIONS: list[FunctionToolParam] = [
     {"type": "function", "name": name, "parameters": {**WEATHER}, "strict": True} for name in ("weather", "clock")
@@ -60,7 +60,7 @@ async def test_the_sdk_is_answered_synchronously_and_not() -> None:
 
 
 async def test_a_stream_is_the_dialects_whole_sequence_and_ends_in_the_same_response() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = saying(
             {"reasoning_content": "흐린"}, {"reasoning_content": "가?"}, {"content": "맑"}, {"content": "음"}
         )
@@ -87,7 +87,7 @@ async def test_a_stream_is_the_dialects_whole_sequence_and_ends_in_the_same_resp
 
 
 async def test_tools_called_side_by_side_go_out_and_their_results_come_back() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = in_turn(streaming(TOOLS, 9), saying({"content": "서울은 9시, 맑습니다"}), streaming(TOOLS))
         asked: list[Any] = [{"role": "user", "content": ASKED}]
         async with client.responses.stream(
@@ -123,7 +123,7 @@ async def test_tools_called_side_by_side_go_out_and_their_results_come_back() ->
 
 
 async def test_structured_output_is_parsed_by_the_sdk() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = saying({"content": '{"도시": "서울", '}, {"content": '"기온": 21}'})
         parsed = await client.responses.parse(model="auto", input=ASKED, text_format=Weather)
         assert parsed.output_parsed == Weather(도시="서울", 기온=21)
@@ -134,7 +134,7 @@ async def test_structured_output_is_parsed_by_the_sdk() -> None:
 
 
 async def test_images_and_thoughts_go_to_the_provider() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = in_turn(
             saying({"reasoning_content": "고양이?"}, {"content": "고양이"}), saying({"content": "네"})
         )
@@ -159,7 +159,7 @@ async def test_images_and_thoughts_go_to_the_provider() -> None:
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
 async def test_an_answer_that_stopped_early_is_incomplete_and_says_why(finish: str, reason: str) -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = saying({"content": "반쯤"}, finish=finish)
         answer = await client.responses.create(model="auto", input=ASKED)
         events = await strictly(await client.responses.create(model="auto", input=ASKED, stream=True))
@@ -172,7 +172,7 @@ async def test_an_answer_that_stopped_early_is_incomplete_and_says_why(finish: s
 
 
 async def test_a_stream_that_breaks_off_ends_with_its_failure() -> None:
-    async with upstreams() as up, openai_on(up.bus.url) as client:
+    async with upstreams(patient) as up, openai_on(up.bus.url) as client:
         up.primary.script = cut("fin")
         events = await strictly(await client.responses.create(model="auto", input=ASKED, stream=True))
         last = events[-1]

@@ -205,7 +205,7 @@ async def test_comments_say_that_it_lives_while_nothing_comes(two: Edges, monkey
 
 
 async def test_after_the_first_piece_nothing_is_mended_unseen() -> None:
-    async with upstreams() as up, edge_on(up.bus.url) as http:
+    async with upstreams(patient) as up, edge_on(up.bus.url) as http:
         up.primary.script = once(cut("fin"))
         response = await http.post(CHAT, json=asked(stream=True), headers=key("r1"))
         error = ends_with_an_error(response.text)
@@ -216,7 +216,7 @@ async def test_after_the_first_piece_nothing_is_mended_unseen() -> None:
 
 
 async def test_before_it_failures_are_mended_and_one_that_is_not_has_its_status() -> None:
-    async with upstreams() as up, edge_on(up.bus.url) as http:
+    async with upstreams(patient) as up, edge_on(up.bus.url) as http:
         up.primary.script = OOPS
         mended = await http.post(CHAT, json=asked(stream=True))
         assert (said(mended.text), mended.headers["x-llm-model"]) == ("second", "second")
@@ -226,7 +226,7 @@ async def test_before_it_failures_are_mended_and_one_that_is_not_has_its_status(
 
 
 async def test_buffered_waits_for_a_whole_answer_and_so_survives_what_breaks_off() -> None:
-    async with upstreams() as up, edge_on(up.bus.url) as http:
+    async with upstreams(patient) as up, edge_on(up.bus.url) as http:
         up.primary.script = cut("rst")
         mended = await http.post(CHAT, json={**asked(stream=True), "buffered": True})
         assert (said(mended.text), mended.headers["x-llm-model"]) == ("second", "second")

@@ -7,7 +7,7 @@ import pytest
 
 from adapters.client import Client, RequestFailedError
 from ops.policy_store import PolicyStore
-from router.ports import Delivery, Letter
+from router.ports import Delivery, Letter, later
 from schemas import Heartbeat, LlmRequest, ModelState, Reply
 from schemas import headers as h
 from schemas.decision import Decided
@@ -240,7 +240,7 @@ async def test_work_that_always_comes_back_is_poison() -> None:
             await delivery.nak(0)
             died.release()
 
-        async with whole.bus.consume(work_consumer("bench", "echo", "normal"), die, batch=lambda: 1):
+        async with whole.bus.consume(work_consumer("bench", "echo", "normal"), later(die), batch=lambda: 1):
             for _ in range(5):
                 await died.acquire()
         await whole.start_node()

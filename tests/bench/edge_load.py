@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, cast
 
 from tests.bench.edge_upstream import FIRST, LAST
@@ -13,7 +14,10 @@ from tests.bench.load import PROMPT
 
 PROMPT_BYTES: Final = 1500
 ANSWER_S: Final = 60
-_TEXT: Final = (PROMPT * 20).encode()[:PROMPT_BYTES].decode(errors="ignore")
+_HERE: Final = b"00000000"
+"""Where each request differs from all others: gateways remember things."""
+_TEXT: Final = f"{_HERE.decode()} " + (PROMPT * 20).encode()[:PROMPT_BYTES].decode(errors="ignore")
+_numbers: Final = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Caller(asyncio.Protocol):
         self._end = self._length = self._first_s = None
         self._done = asyncio.get_running_loop().create_future()
         begun = time.perf_counter()
-        self._transport.write(request)
+        self._transport.write(request.replace(_HERE, b"%08d" % next(_numbers), 1))
         async with asyncio.timeout(ANSWER_S):
             first_s = await self._done
         ended = time.perf_counter()

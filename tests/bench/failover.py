@@ -19,10 +19,10 @@ import uvloop
 from adapters.client import RequestFailedError
 from subjects import Cancel
 from tests.bench.dialects import every_dialect
+from tests.bench.load import TEXT
 from tests.bench.stage import (
     NAME,
     PATHS,
-    PROMPT,
     SILENCE_MS,
     SILENT,
     STREAM_TOKENS,
@@ -102,7 +102,7 @@ async def first_token(bench: Bench, requests: int) -> tuple[Samples, Samples]:
     """Time to the first piece over the bus, and straight from the same upstream."""
     over, straight = Samples(), Samples()
     url = f"{bench.upstream.url}/{PATHS['first_token']}/chat/completions"
-    body = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+    body = {"model": "m", "messages": [{"role": "user", "content": TEXT}], "stream": True}
     async with httpx.AsyncClient(trust_env=False) as client:
         for at in range(requests + 20):
             begun = time.monotonic()

@@ -17,10 +17,11 @@ PROMPT = (
     "Write a function that merges overlapping intervals and explain its complexity. "
     "겹치는 구간을 합치는 함수를 작성하고 복잡도를 설명해 주세요. "
 )
-BODY = json.dumps(
-    {"prompt": (PROMPT * 20).encode()[:PROMPT_BYTES].decode(errors="ignore"), "task": "code", "metadata": {"n": 1}},
-    ensure_ascii=False,
-).encode()
+TEXT = (PROMPT * 20).encode()[:PROMPT_BYTES].decode(errors="ignore")
+HERE = "<n>"
+"""Where each request differs from all others: a router remembers what it found in the texts that came last."""
+BODY = {"prompt": f"{HERE} {TEXT}", "task": "code", "metadata": {"n": 1}}
+BEFORE, AFTER = json.dumps(BODY, ensure_ascii=False).encode().split(HERE.encode())
 _ids = itertools.count()
 
 
@@ -77,11 +78,12 @@ class Load:
         return Result(sorted(latencies), requests / took_s, self.failed)
 
     async def _one(self) -> float:
-        rid = f"b{next(_ids)}"
+        n = next(_ids)
+        rid, body = f"b{n}", b"%b%d%b" % (BEFORE, n, AFTER)
         done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting[rid] = (time.perf_counter(), done)
         headers = {"Llm-Request-Id": rid, "Llm-Client": "bench", "Nats-Msg-Id": f"q{rid}"}
-        await self.nc.publish(self.request, BODY, headers=headers)
+        await self.nc.publish(self.request, body, headers=headers)
         async with asyncio.timeout(60):
             return await done
 

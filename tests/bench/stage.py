@@ -1,7 +1,6 @@
 """A bus of processes whose models stand behind the benchmark's upstream, a client of it, and ears on what passes."""
 
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -25,11 +24,11 @@ from subjects import Outcome as OutcomeSubject
 from subjects import Work as WorkSubject
 from subjects import parse
 from tests.bench.bus import roles
-from tests.bench.load import BODY
+from tests.bench.load import TEXT
 from tests.bench.upstream import Upstream, upstream
 
 NAME = "bench"
-PROMPT = json.loads(BODY)["prompt"]
+
 SILENCE_MS = 500
 SILENT = ("silent0", "silent1", "silent2")
 STREAMS = 100
@@ -135,7 +134,7 @@ class Bench:
         rid = f"f{self._asked}"
         if stream:
             self.ears.first_chunk[rid] = asyncio.get_running_loop().create_future()
-        return LlmRequest(request_id=rid, prompt=PROMPT, model=model, stream=stream)
+        return LlmRequest(request_id=rid, prompt=TEXT, model=model, stream=stream)
 
     async def ask(self, model: str) -> tuple[float, Reply]:
         """Milliseconds to the answer, and the answer."""

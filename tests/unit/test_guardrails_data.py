@@ -34,7 +34,7 @@ def rows() -> tuple[Row, ...]:
 def share_found(guardrail: str, track: str, label: int, of: Callable[[Row], bool] = lambda _row: True) -> float:
     texts = [row["text"] for row in rows() if row["track"] == track and row["label"] == label and of(row)]
     assert len(texts) >= 15
-    return sum(any(m.score >= 0.5 for m in GUARDRAILS[guardrail]([text])) for text in texts) / len(texts)
+    return sum(any(m.score >= 0.5 for m in GUARDRAILS[guardrail](text)) for text in texts) / len(texts)
 
 
 def korean(row: Row) -> bool:

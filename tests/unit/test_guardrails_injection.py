@@ -11,7 +11,7 @@ from tests.support.patterns import unbounded
 
 
 def score(text: str) -> float:
-    return max((match.score for match in injection([text])), default=0.0)
+    return max((match.score for match in injection(text)), default=0.0)
 
 
 ATTACKS = {
@@ -69,7 +69,7 @@ BENIGN = [
 
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in ATTACKS.items() for text in texts])
 def test_attacks_are_found(code: str, text: str) -> None:
-    (match,) = injection(["Hello!", text])
+    (match,) = injection(text)
     assert match.score >= 0.5
     assert match.span is None
     assert match.code in ATTACKS
@@ -77,7 +77,7 @@ def test_attacks_are_found(code: str, text: str) -> None:
 
 @pytest.mark.parametrize("code", ATTACKS)
 def test_each_code_is_what_convinces_most_somewhere(code: str) -> None:
-    assert code in {match.code for match in injection(ATTACKS[code])}
+    assert code in {match.code for text in ATTACKS[code] for match in injection(text)}
 
 
 @pytest.mark.parametrize("text", BENIGN)
@@ -115,9 +115,13 @@ def test_witnesses_add_up_and_one_alone_need_not_do() -> None:
     assert alone < 0.5 <= both < 1
 
 
-def test_one_match_per_text_and_none_for_plain_texts() -> None:
-    assert len(list(injection([ATTACKS["unrestricted"][0], "Hello!", ATTACKS["role_spoof"][0]]))) == 2
-    assert not list(injection(["Hello!", "안녕하세요", ""]))
+@pytest.mark.parametrize("text", ["Hello!", "안녕하세요", ""])
+def test_plain_texts_match_nothing(text: str) -> None:
+    assert not list(injection(text))
+
+
+def test_many_attacks_in_one_text_are_one_match() -> None:
+    assert len(list(injection(f"{ATTACKS['unrestricted'][0]} {ATTACKS['role_spoof'][0]}"))) == 1
 
 
 @pytest.mark.parametrize("rule", [*BY_WORD, *BY_STEM], ids=lambda rule: rule.code)
@@ -162,4 +166,4 @@ def test_no_rule_is_due_for_ordinary_prose() -> None:
     ],
 )
 def test_long_hostile_texts_are_done(unit: str) -> None:
-    list(injection([unit * (200_000 // len(unit))]))
+    list(injection(unit * (200_000 // len(unit))))

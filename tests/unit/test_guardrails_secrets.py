@@ -86,18 +86,17 @@ FRAMES = [
 )
 def test_the_span_is_exactly_the_secret(code: str, frame: str) -> None:
     text = frame.format(BEFORE.get(code, "") + SECRETS[code] + AFTER.get(code, ""))
-    (match,) = secrets(["first turn", text])
+    (match,) = secrets(text)
     assert match.code == code
     assert match.score >= 0.5
     assert match.span is not None
     assert text[match.span.start : match.span.end] == SECRETS[code]
-    assert match.span.text == 1
 
 
 @pytest.mark.parametrize("value", LOOKALIKES)
 @pytest.mark.parametrize("frame", FRAMES)
 def test_lookalikes_are_left_alone(value: str, frame: str) -> None:
-    assert not list(secrets([frame.format(value)]))
+    assert not list(secrets(frame.format(value)))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_lookalikes_are_left_alone(value: str, frame: str) -> None:
     ],
 )
 def test_generic_assignments(text: str, value: str) -> None:
-    (match,) = secrets([text])
+    (match,) = secrets(text)
     assert match.code == "password"
     assert match.span is not None
     assert text[match.span.start : match.span.end] == value
@@ -129,18 +128,18 @@ def test_generic_assignments(text: str, value: str) -> None:
     ],
 )
 def test_talk_about_secrets_is_no_secret(text: str) -> None:
-    assert not list(secrets([text]))
+    assert not list(secrets(text))
 
 
 def test_provider_formats_score_higher_than_guesses() -> None:
-    sure, guess = (next(secrets([BEFORE.get(c, "") + SECRETS[c]])).score for c in ("github_token", "password"))
+    sure, guess = (next(secrets(BEFORE.get(c, "") + SECRETS[c])).score for c in ("github_token", "password"))
     assert guess < sure
 
 
 def test_a_key_cut_off_or_encrypted_is_still_found() -> None:
     head = "-----BEGIN " + "RSA PRIVATE KEY-----\n"
-    (cut,) = secrets([head + NOISE[:64] + "\n" + NOISE[:30]])
-    assert cut.span == (0, 0, len(head) + 64 + 1 + 30)
+    (cut,) = secrets(head + NOISE[:64] + "\n" + NOISE[:30])
+    assert cut.span == (0, len(head) + 64 + 1 + 30)
     encrypted = (
         head
         + "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0A\n\n"
@@ -148,8 +147,8 @@ def test_a_key_cut_off_or_encrypted_is_still_found() -> None:
         + "\n-----END "
         + "RSA PRIVATE KEY-----"
     )
-    (whole,) = secrets([f"x {encrypted} y"])
-    assert whole.span == (0, 2, 2 + len(encrypted))
+    (whole,) = secrets(f"x {encrypted} y")
+    assert whole.span == (2, 2 + len(encrypted))
 
 
 @pytest.mark.parametrize(
@@ -163,4 +162,4 @@ def test_every_pattern_is_bounded(pattern: object) -> None:
     "unit", ["eyJ", "sk-", "a.", "password=", "-----BEGIN " + "PRIVATE KEY-----", "://a:", "pw:", "키 ", "=\\"]
 )
 def test_long_hostile_texts_are_done(unit: str) -> None:
-    list(secrets([unit * (200_000 // len(unit))]))
+    list(secrets(unit * (200_000 // len(unit))))

@@ -335,7 +335,7 @@ def test_a_demo_prompt_is_routed_by_the_shipped_policy(shipped: Policy, row: dic
     actions = {
         rule.action
         for name, rule in shipped.guardrails.items()
-        for match in GUARDRAILS[name]([row["prompt"]])
+        for match in GUARDRAILS[name](row["prompt"])
         if match.score >= rule.threshold
     }
     assert actions == {"blocked": {"block"}, "redacted": {"redact"}, None: set()}[row.get("expect")]

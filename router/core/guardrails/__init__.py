@@ -3,13 +3,14 @@
 Adding a guardrail is one file with one function of type `Guardrail`, and one line in `GUARDRAILS`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from router.core.guardrails.base import Guardrail, Match, Span
 from router.core.guardrails.injection import injection
 from router.core.guardrails.secrets import secrets
+from router.core.guardrails.seen import digest, found_in
 from schemas.decision import Finding
 from schemas.policy import GuardrailRule
 
@@ -34,18 +35,27 @@ def for_data(rules: Mapping[str, GuardrailRule]) -> Mapping[str, GuardrailRule]:
 def screen(texts: Sequence[str], rules: Mapping[str, GuardrailRule]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """What the guardrails found, and the texts with what the policy wants redacted replaced by `[REDACTED:<code>]`."""
     findings: dict[tuple[str, str, str], Finding] = {}
-    redacted: list[Match] = []
+    spans: dict[int, list[tuple[Span, str]]] = {}
+    seen = [digest(text) for text in texts]
     for name, rule in rules.items():
         if rule.action == "off":
             continue
-        for match in GUARDRAILS[name](texts):
+        for at, match in _matches(GUARDRAILS[name], texts, seen):
             finding = _finding(name, rule, match)
             key = (name, match.code, finding.action)
             if key not in findings or findings[key].score < finding.score:
                 findings[key] = finding
-            if finding.action == "redact":
-                redacted.append(match)
-    return tuple(findings.values()), _redact(texts, redacted)
+            if finding.action == "redact" and match.span is not None:
+                spans.setdefault(at, []).append((match.span, match.code))
+    redacted = (_without(text, sorted(spans[at])) if at in spans else text for at, text in enumerate(texts))
+    return tuple(findings.values()), tuple(redacted)
+
+
+def _matches(guardrail: Guardrail, texts: Sequence[str], seen: Sequence[bytes]) -> Iterator[tuple[int, Match]]:
+    """What it finds, and in which of the texts."""
+    for at, text in enumerate(texts):
+        for match in found_in(text, seen[at], guardrail):
+            yield at, match
 
 
 def _finding(name: str, rule: GuardrailRule, match: Match) -> Finding:
@@ -55,16 +65,8 @@ def _finding(name: str, rule: GuardrailRule, match: Match) -> Finding:
     return Finding(rule=name, code=match.code, score=match.score, action=action)
 
 
-def _redact(texts: Sequence[str], matches: Iterable[Match]) -> tuple[str, ...]:
-    """Overlapping spans become one, under the code of the first."""
-    spans: dict[int, list[tuple[Span, str]]] = {}
-    for match in matches:
-        if match.span is not None:
-            spans.setdefault(match.span.text, []).append((match.span, match.code))
-    return tuple(_without(text, sorted(spans[at])) if at in spans else text for at, text in enumerate(texts))
-
-
 def _without(text: str, spans: Sequence[tuple[Span, str]]) -> str:
+    """Overlapping spans become one, under the code of the first."""
     parts: list[str] = []
     reached = 0
     for span, code in spans:

@@ -1,13 +1,12 @@
-"""What a guardrail is: a pure function from the request's texts to what it found."""
+"""What a guardrail is: a pure function from the text of a turn to what it found there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Where in which text, half-open, in code points."""
+    """Where, half-open, in code points."""
 
-    text: int
     start: int
     end: int
 
@@ -20,5 +19,5 @@ class Match(NamedTuple):
     span: Span | None = None
 
 
-Guardrail = Callable[[Sequence[str]], Iterator[Match]]
-"""Sees the text of every turn, oldest first. Must be linear in their length and keep no state."""
+Guardrail = Callable[[str], Iterator[Match]]
+"""Must be linear in the length of the text and keep no state."""

@@ -1,7 +1,7 @@
 """Finds prompt injection and jailbreaks by their wording, in English and Korean, also behind common disguises."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -29,13 +29,12 @@ _WORDS: Final = bytes(ord(chr(b).lower()) if b < 0x80 and chr(b).isalnum() else 
 _NO_STEMS: Final = bytes(b for b in range(256) if not (0xD0 <= b <= 0xD3 or 0xE3 <= b <= 0xED))
 
 
-def injection(texts: Sequence[str]) -> Iterator[Match]:
-    """At most one match per text: under the code that convinces most, with the score of all codes together."""
-    for text in texts:
-        evidence = _evidence(text)
-        score = _combined(evidence)
-        if score >= _REPORTED:
-            yield Match(max(evidence, key=lambda code: (evidence[code], code)), score)
+def injection(text: str) -> Iterator[Match]:
+    """At most one match: under the code that convinces most, with the score of all codes together."""
+    evidence = _evidence(text)
+    score = _combined(evidence)
+    if score >= _REPORTED:
+        yield Match(max(evidence, key=lambda code: (evidence[code], code)), score)
 
 
 def _evidence(text: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Finds credentials in prompts, with spans exact enough that redacting them leaves the rest of the text whole."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import log2
 from typing import Final, NamedTuple
 
@@ -126,14 +126,13 @@ class _Hit(NamedTuple):
     code: str
 
 
-def secrets(texts: Sequence[str]) -> Iterator[Match]:
+def secrets(text: str) -> Iterator[Match]:
     """Of overlapping candidates only one is reported: the first, and of several there the surest."""
-    for index, text in enumerate(texts):
-        reached = 0
-        for hit in sorted(_hits(text)):
-            if hit.start >= reached:
-                reached = hit.end
-                yield Match(hit.code, round(1 - hit.doubt, 3), Span(index, hit.start, hit.end))
+    reached = 0
+    for hit in sorted(_hits(text)):
+        if hit.start >= reached:
+            reached = hit.end
+            yield Match(hit.code, round(1 - hit.doubt, 3), Span(hit.start, hit.end))
 
 
 def _hits(text: str) -> Iterator[_Hit]:

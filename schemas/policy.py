@@ -3,6 +3,7 @@
 Unlike messages, a policy is strict coming in: an unknown field is a typing error and is refused.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.failure import FailureKind
 from schemas.request import Strategy
+from schemas.work import Target
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Balance = Literal["round_robin", "least_loaded", "health_based"]
@@ -229,6 +231,23 @@ class Policy(Strict):
     """Tasks for which a critical request still gets the big model."""
     guardrails: dict[Name, GuardrailRule] = {}
     limits: Limits = Limits()
+
+    @cached_property
+    def targets(self) -> Mapping[tuple[str, str], Target]:
+        """Every place a request may go, by model and node."""
+        return {
+            (name, node): Target(
+                node=node,
+                model=name,
+                backend=model.backend,
+                provider=model.provider,
+                role=model.role,
+                first_token_ms=model.first_token_ms,
+                idle_ms=model.idle_ms,
+            )
+            for name, model in self.models.items()
+            for node in model.nodes
+        }
 
     @cached_property
     def failure_chains(self) -> tuple[FailureKind, ...]:

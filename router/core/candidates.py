@@ -1,6 +1,6 @@
 """The places a request may go, the reasons against each, and their order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,24 +90,25 @@ def plan(
     if request.embed is not None:
         options = _without_stand_ins(options, considered)
     left_ms = world.received_ms + request.deadline_ms - world.as_of_ms
-    slow = [option for option in options if not _in_time(option, left_ms)]
-    if 0 < len(slow) < len(options):
-        options = [option for option in options if _in_time(option, left_ms)]
-        for option in slow:
-            considered.append(Candidate(node=option.node, model=option.name, passed_over="too_late"))
-            absent.append((option.name, option.node, "too_late"))
+    quick = [option for option in options if option.in_time(left_ms)]
+    if 0 < len(quick) < len(options):
+        for option in options:
+            if option not in quick:
+                considered.append(Candidate(node=option.node, model=option.name, passed_over="too_late"))
+                absent.append((option.name, option.node, "too_late"))
+        options = quick
     score = STRATEGIES[chosen.strategy]
     routed = [(round(score(option), 6), option) for option in options if option.position < len(chosen.models)]
-    routed.sort(key=lambda pair: (-pair[0], pair[1].position, *_turn(pair[1], policy, world)))
+    routed.sort(key=lambda pair: (-pair[0], pair[1].position, _turn(pair[1], policy, world)))
     spare = sorted(
         (option for option in options if option.position >= len(chosen.models)),
-        key=lambda option: (option.position, *_turn(option, policy, world)),
+        key=lambda option: (option.position, _turn(option, policy, world)),
     )
     ranked: Sequence[tuple[float | None, Option]] = [*routed, *((None, option) for option in spare)]
     considered[:0] = [Candidate(node=option.node, model=option.name, score=points) for points, option in ranked]
-    able = [target_of(option.name, option.model, option.node) for _, option in ranked]
+    able = [policy.targets[option.name, option.node] for _, option in ranked]
     # Who cannot take it now may be back when everybody else has failed.
-    late = [target_of(name, policy.models[name], node) for name, node, _ in absent]
+    late = [policy.targets[name, node] for name, node, _ in absent]
     targets = (*able, *late)[: MAX_FALLBACKS + 1] if able else ()
     extra = _only_after(request, chosen, size, policy, allowed) if able and request.embed is None else ()
     return Plan(tuple(considered), (*targets, *extra), () if able else _resting(absent, policy, world))
@@ -173,32 +174,13 @@ def _too_expensive(request: LlmRequest, model: Model, size: Size) -> bool:
     return usd is None or usd > asked.max_cost_usd
 
 
-def _turn(option: Option, policy: Policy, world: World) -> Iterator[float]:
+def _turn(option: Option, policy: Policy, world: World) -> tuple[float, ...]:
     """The order among equals: the policy's balance, then turn by turn."""
-    if policy.balance == "least_loaded":
-        yield option.wait_ms
-        yield option.load
-    elif policy.balance == "health_based":
-        yield -option.state.health
     nodes = option.model.nodes
-    yield (nodes.index(option.node) - world.request_seq) % len(nodes)
-
-
-def _in_time(option: Option, left_ms: float) -> bool:
-    """Whether it may be expected to answer within the time that is left; a stand-in takes none."""
-    return option.state.stand_in or option.wait_ms + option.generation_ms <= left_ms
-
-
-def target_of(name: str, model: Model, node: str) -> Target:
-    return Target(
-        node=node,
-        model=name,
-        backend=model.backend,
-        provider=model.provider,
-        role=model.role,
-        first_token_ms=model.first_token_ms,
-        idle_ms=model.idle_ms,
-    )
+    turn = (nodes.index(option.node) - world.request_seq) % len(nodes)
+    if policy.balance == "least_loaded":
+        return option.wait_ms, option.load, turn
+    return (-option.state.health, turn) if policy.balance == "health_based" else (turn,)
 
 
 def _only_after(
@@ -206,7 +188,7 @@ def _only_after(
 ) -> tuple[Target, ...]:
     """The chains that are named after a failure: they are followed after that failure only, before any other."""
     return tuple(
-        target_of(name, policy.models[name], node).model_copy(update={"only_after": kind})
+        policy.targets[name, node].model_copy(update={"only_after": kind})
         for kind in policy.failure_chains
         for name in policy.fallbacks[kind]
         if name not in chosen.models
@@ -220,7 +202,7 @@ def _resting(
     absent: Sequence[tuple[str, str, PassedOver]], policy: Policy, world: World
 ) -> tuple[tuple[int, Target], ...]:
     resting = (
-        (world.nodes[node].models[name].open_until_ms or world.as_of_ms, target_of(name, policy.models[name], node))
+        (world.nodes[node].models[name].open_until_ms or world.as_of_ms, policy.targets[name, node])
         for name, node, why in absent
         if why == "breaker_open"
     )

@@ -18,6 +18,8 @@ class Answer(Wire):
     thinking_blocks: tuple[dict[str, Any], ...] = ()
     """The provider's own record of its thinking, signed where it signs; to be sent back as it is."""
     finish_reason: FinishReason = "stop"
+    stop_sequence: str | None = None
+    """Which of the request's `stop` ended it, where the provider says so."""
     embeddings: tuple[str, ...] | None = None
     """In place of words: a vector for each text, in their order, as `schemas.vectors` packs them."""
     usage: Usage | None = None

@@ -44,6 +44,8 @@ class Reply(Message):
     """In place of a message: a vector for each text to embed, in their order. Each is the base64 of its numbers as
     little-endian float32; `schemas.vectors.unpacked` reads it."""
     finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
+    """Which of the request's `stop` ended the answer; absent too where the provider does not say."""
     usage: Usage | None = None
     model: str | None = None
     backend: str | None = None

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from adapters.edge.anthropic_request import effort, parallel_tool_calls, response_format, tool_choice, tools, turns
-from adapters.edge.anthropic_speech import STOP_REASONS, CallIds, MessageSpeech, usage
+from adapters.edge.anthropic_speech import CallIds, MessageSpeech, stopped, usage
 from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.policy import Policy
@@ -84,8 +84,7 @@ class Messages:
             "role": "assistant",
             "model": reply.model,
             "content": _content(asked, reply, reply.message) if reply.message else [],
-            "stop_reason": STOP_REASONS.get(reply.finish_reason or "", "end_turn"),
-            "stop_sequence": None,
+            **stopped(reply),
             "usage": usage(reply.usage),
         }
 

@@ -37,6 +37,13 @@ def usage(counted: Usage | None) -> dict[str, Any]:
     }
 
 
+def stopped(reply: Reply) -> dict[str, str | None]:
+    """Why the answer ended, as a message says it and the last event of one."""
+    if reply.finish_reason == "stop" and reply.stop_sequence is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": reply.stop_sequence}
+    return {"stop_reason": STOP_REASONS.get(reply.finish_reason or "", "end_turn"), "stop_sequence": None}
+
+
 class MessageSpeech:
     """`message_start` to `message_stop`, which comes after a whole answer only."""
 
@@ -68,9 +75,7 @@ class MessageSpeech:
 
     def end(self, reply: Reply) -> bytes:
         said = self._begin(reply.model) + b"".join(map(self._say, self._in_order())) + self._close()
-        reason = STOP_REASONS.get(reply.finish_reason or "", "end_turn")
-        delta = {"stop_reason": reason, "stop_sequence": None}
-        last = _event("message_delta", delta=delta, usage=usage(reply.usage), llm=within(reply))
+        last = _event("message_delta", delta=stopped(reply), usage=usage(reply.usage), llm=within(reply))
         return said + last + _event("message_stop")
 
     def error(self, error: Error, status: int) -> bytes:

@@ -46,6 +46,7 @@ class _StopDetails(Wire):
 
 class _Delta(_Block):
     stop_reason: str | None = None
+    stop_sequence: str | None = None
     stop_details: _StopDetails | None = None
 
 
@@ -66,6 +67,7 @@ class _Event(Wire):
     error: Any = None
     content: tuple[_Block, ...] = ()
     stop_reason: str | None = None
+    stop_sequence: str | None = None
     stop_details: _StopDetails | None = None
 
 
@@ -92,6 +94,7 @@ class _AnthropicReading(EventReading[_Event]):
         self._thoughts: dict[int, dict[str, Any]] = {}
         """By its index, each block of thinking as it is to be sent back, its texts still in pieces."""
         self._stop_reason: str | None = None
+        self._stop_sequence: str | None = None
         self._usage: dict[str, Any] = {}
 
     def take(self, event: _Event) -> None:
@@ -110,7 +113,7 @@ class _AnthropicReading(EventReading[_Event]):
             case "message_delta":
                 self._count(event.usage)
                 if event.delta is not None:
-                    self._stop(event.delta.stop_reason, event.delta.stop_details)
+                    self._stop(event.delta)
             case "message_stop":
                 if self._stop_reason is None:
                     raise malformed("the message stopped without a stop_reason", event.encode())
@@ -127,6 +130,7 @@ class _AnthropicReading(EventReading[_Event]):
             tool_calls=self.tool_calls(),
             thinking_blocks=self._thinking_blocks(),
             finish_reason=FINISH_REASONS.get(self._stop_reason or "", "stop"),
+            stop_sequence=self._stop_sequence if self._stop_reason == "stop_sequence" else None,
             usage=_usage(self._usage),
         )
 
@@ -139,7 +143,7 @@ class _AnthropicReading(EventReading[_Event]):
             self._start(index, block)
             self._closed(index)
         self._count(body.usage)
-        self._stop(body.stop_reason, body.stop_details)
+        self._stop(body)
         self.complete = self._stop_reason is not None
 
     def _start(self, index: int, block: _Block) -> None:
@@ -176,10 +180,11 @@ class _AnthropicReading(EventReading[_Event]):
     def _thinking_blocks(self) -> tuple[dict[str, Any], ...]:
         return tuple(block for _, thought in sorted(self._thoughts.items()) if (block := _sealed(thought)))
 
-    def _stop(self, reason: str | None, details: _StopDetails | None) -> None:
-        self._stop_reason = reason or self._stop_reason
-        if reason == "refusal" and details is not None and not self.text:
-            self.on_text(details.explanation)
+    def _stop(self, said: _Delta | _Event) -> None:
+        self._stop_reason = said.stop_reason or self._stop_reason
+        self._stop_sequence = said.stop_sequence or self._stop_sequence
+        if said.stop_reason == "refusal" and said.stop_details is not None and not self.text:
+            self.on_text(said.stop_details.explanation)
 
     def _count(self, usage: Any) -> None:
         """Counts are cumulative: a later one takes the place of an earlier one."""

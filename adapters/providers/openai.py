@@ -1,5 +1,6 @@
 """Any server that speaks OpenAI's `/chat/completions`, streamed as server-sent events."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from adapters.providers.embeddings import TEXTS_A_CALL, Made, Vectors, dimensions, in_batches
@@ -57,6 +58,9 @@ class _Choice(Wire):
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
+    # What vLLM and SGLang say beside it: the sequence, or the token, that ended the answer.
+    stop_reason: Any = None
+    matched_stop: Any = None
 
 
 class _Event(Wire):
@@ -82,7 +86,9 @@ class OpenAI(Hosted):
         body = request_body(call.backend, call.chat, native=self._upstream.host == OPENAI_HOST)
 
         async def ask() -> Answer:
-            return await self._upstream.chat(PATH, body, call, lambda: _OpenAIReading(progress), self._keys)
+            return await self._upstream.chat(
+                PATH, body, call, lambda: _OpenAIReading(progress, call.chat.stop), self._keys
+            )
 
         try:
             return await ask()
@@ -162,8 +168,10 @@ def _unmarked(part: dict[str, Any]) -> dict[str, Any]:
 class _OpenAIReading(EventReading[_Event]):
     """Events until `[DONE]`."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, stop: Sequence[str]) -> None:
         super().__init__(progress, _Event)
+        self._stop = stop
+        self._ended_by: tuple[Any, ...] = ()
         self._finish: str | None = None
         self._usage: Any = None
 
@@ -186,7 +194,8 @@ class _OpenAIReading(EventReading[_Event]):
                 for at, call in enumerate(piece.tool_calls or ()):
                     index = at if call.index is None else call.index
                     self.on_tool_call(index, call.function.arguments, call_id=call.id, name=call.function.name)
-            self._finish = choice.finish_reason or self._finish
+            if choice.finish_reason:
+                self._finish, self._ended_by = choice.finish_reason, (choice.stop_reason, choice.matched_stop)
 
     def answer(self) -> Answer:
         if (body := self.whole_body()) is not None:
@@ -204,6 +213,8 @@ class _OpenAIReading(EventReading[_Event]):
             reasoning=self.reasoning,
             tool_calls=calls,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
+            # Servers have stop sequences of their own too, and other reasons by these names.
+            stop_sequence=next((said for said in self._ended_by if said in self._stop), None),
             usage=_usage(self._usage),
         )
 

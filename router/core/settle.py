@@ -147,6 +147,7 @@ def _answered(outcome: Outcome, answer: Answer, record: AttemptRecord, world: Wo
         message=_message(answer),
         embeddings=answer.embeddings,
         finish_reason=answer.finish_reason if answer.embeddings is None else None,
+        stop_sequence=answer.stop_sequence,
         usage=answer.usage,
         model=work.target.model,
         backend=work.target.backend,

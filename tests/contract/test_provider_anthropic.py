@@ -152,6 +152,22 @@ async def test_why_it_ended(said: str, reason: str) -> None:
     assert (answer.text, answer.finish_reason) == (TEXT, reason)
 
 
+@pytest.mark.parametrize(
+    ("reason", "named", "told"),
+    [("stop_sequence", "끝\n", "끝\n"), ("stop_sequence", None, None), ("end_turn", None, None),
+     ("end_turn", "", None)],
+)  # fmt: skip
+async def test_the_sequence_that_ended_it_is_told_if_the_server_tells(
+    reason: str, named: str | None, told: str | None
+) -> None:
+    streamed = await ask(streaming(PIECES + closed(0) + stop(reason, stop_sequence=named) + END))
+    text = {"type": "text", "text": TEXT}
+    body = {"type": "message", "role": "assistant", "content": [text], "stop_reason": reason, "stop_sequence": named}
+    whole = await ask(refusing(200, body))
+    for answer in (streamed, whole):
+        assert (answer.text, answer.finish_reason, answer.stop_sequence) == (TEXT, "stop", told)
+
+
 async def test_a_refusal_is_an_answer_that_says_why() -> None:
     answer = await ask(streaming(REFUSED))
     assert (answer.text, answer.finish_reason) == ("도와드릴 수 없습니다", "content_filter")

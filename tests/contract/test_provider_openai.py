@@ -66,6 +66,25 @@ async def test_reasoning_is_kept_apart(name: str) -> None:
     assert (answer.text, answer.reasoning, thoughts) == (TEXT, "생각", ["생각"])
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [({"stop_reason": "끝\n"}, "끝\n"), ({"matched_stop": "END"}, "END"), ({"stop_reason": None}, None),
+     ({"matched_stop": 151645}, None), ({"stop_reason": "<|im_end|>"}, None), ({"stop_reason": ["END"]}, None)],
+    ids=["vllm", "sglang", "nothing", "a token", "the server's own", "nonsense"],
+)  # fmt: skip
+async def test_a_stop_sequence_is_told_if_the_server_tells_and_the_request_has_it(
+    said: dict[str, Any], told: str | None
+) -> None:
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", **said}
+    last = b"data: " + json.dumps({"choices": [choice]}, ensure_ascii=False).encode() + b"\n\n"
+    asked = call(stop=("끝\n", "END"))
+    streamed = await ask(streaming(PIECES + last + event(usage=USAGE) + DONE), asked)
+    message = {"role": "assistant", "content": TEXT}
+    whole = await ask(refusing(200, {"choices": [{"message": message, "finish_reason": "stop", **said}]}), asked)
+    for answer in (streamed, whole):
+        assert (answer.text, answer.finish_reason, answer.stop_sequence) == (TEXT, "stop", told)
+
+
 async def test_a_finish_reason_without_done_is_an_end_and_usage_may_be_missing() -> None:
     answer = await ask(streaming(PIECES + FINISH))
     assert (answer.text, answer.usage) == (TEXT, None)

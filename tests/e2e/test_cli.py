@@ -170,6 +170,8 @@ def test_schema_exports_every_message() -> None:
     every = answer("schema")
     assert {"request", "work", "outcome", "reply", "chunk", "heartbeat", "decided", "policy"} <= every.keys()
     assert answer("schema", "reply") == every["reply"]
+    assert "stop_sequence" in every["reply"]["properties"]
+    assert "stop_sequence" in every["outcome"]["$defs"]["Answer"]["properties"]
     assert "there are: request" in refusal("schema", "nothing")
 
 

@@ -143,6 +143,23 @@ async def test_tools_are_called_and_answered_whatever_speaks_behind() -> None:
             assert "Error: 맑음" in sent
 
 
+async def test_a_stop_sequence_is_named_where_the_provider_names_it() -> None:
+    asked: Any = {"stop_sequences": ["끝", "END"]}
+    said = anthropic_speech.stop("stop_sequence", stop_sequence="끝")
+    named = anthropic_speech.PIECES + anthropic_speech.closed(0) + said + anthropic_speech.END
+    vllm = openai_speech.RECORDED.replace(b'"finish_reason": "stop"', b'"finish_reason": "stop", "stop_reason": "END"')
+    for change, body, told in (
+        (speaking_anthropic, named, ("stop_sequence", "끝")),
+        (alone, vllm, ("stop_sequence", "END")),
+        (alone, openai_speech.RECORDED, ("end_turn", None)),
+    ):
+        async with behind(change, body) as (sdk, up):
+            answer = await whole_and_streamed(sdk, **asked)
+            assert (answer.stop_reason, answer.stop_sequence) == told
+            sent = up.primary.exchanges[-1].json()
+            assert sent.get("stop_sequences", sent.get("stop")) == ["끝", "END"]
+
+
 async def test_images_and_marks_for_the_cache_reach_whoever_knows_them() -> None:
     marked: Any = {"type": "text", "text": "이게 뭐죠?", "cache_control": {"type": "ephemeral"}}
     shown = [

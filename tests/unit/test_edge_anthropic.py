@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.edge.anthropic_messages import Messages
 from adapters.edge.anthropic_request import effort, response_format, tool_choice, tools, turns
-from adapters.edge.anthropic_speech import MessageSpeech
+from adapters.edge.anthropic_speech import MessageSpeech, stopped
 from adapters.edge.told import Told
 from schemas import Chunk, Reply
 from schemas.chunk import ToolCallChunk
@@ -141,6 +141,11 @@ def test_a_session_a_patience_and_the_routers_own_fields_are_taken_along() -> No
     assert (asked.request.preferences.stop, asked.request.preferences.max_tokens) == (["끝"], 9)
     assert read(headers, deadline_ms=5_000).request.deadline_ms == 5_000
     assert read({"x-stainless-timeout": "None"}).request.deadline_ms == 120_000
+
+
+def test_a_call_of_a_tool_is_told_before_the_sequence_that_ended_it() -> None:
+    ended = reply(content="네").model_copy(update={"finish_reason": "tool_calls", "stop_sequence": "끝"})
+    assert stopped(ended) == {"stop_reason": "tool_use", "stop_sequence": None}
 
 
 KINDS = st.sampled_from(

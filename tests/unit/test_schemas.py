@@ -174,6 +174,14 @@ def test_a_cost_keeps_every_digit(usd: Decimal) -> None:
     assert "E" not in reply.headers()[h.COST_USD]
 
 
+def test_an_answer_stored_before_stop_sequences_were_told_is_still_read() -> None:
+    answer = b'{"text":"\xeb\x84\xa4","tool_calls":[],"finish_reason":"stop"}'
+    assert (Answer.decode(answer).text, Answer.decode(answer).stop_sequence) == ("네", None)
+    stored = json.loads(REPLY.model_copy(update={"stop_sequence": "끝"}).encode())
+    assert stored.pop("stop_sequence") == "끝"
+    assert Reply.decode(json.dumps(stored)).stop_sequence is None
+
+
 def test_an_unknown_cost_is_absent_and_a_known_zero_is_there() -> None:
     unknown = REPLY.model_copy(update={"cost_usd": None})
     assert "cost_usd" not in json.loads(unknown.encode())

@@ -171,11 +171,15 @@ def test_the_upstreams_own_words_pass_through(kind: FailureKind) -> None:
 
 def test_an_answer_is_the_reply_with_all_its_facts() -> None:
     item = work(at=PAID)
-    answer = Answer(text="안녕하세요", finish_reason="length", usage=USAGE, tool_calls=({"id": "1"},), reasoning="음")
+    answer = Answer(
+        text="안녕하세요", finish_reason="length", stop_sequence="끝", usage=USAGE, tool_calls=({"id": "1"},),
+        reasoning="음",
+    )  # fmt: skip
     result = settled(ended(item, answer))
     reply = result.reply
     assert reply is not None
     assert (result.booking, result.why, reply.status, reply.finish_reason) == ("billed", "answered", "ok", "length")
+    assert reply.stop_sequence == "끝"
     assert reply.message is not None
     assert (reply.message.content, reply.message.reasoning, reply.message.tool_calls) == (
         "안녕하세요",

@@ -23,14 +23,15 @@ RECONNECT_WAIT_S = 0.1
 PING_INTERVAL_S = 5
 PENDING_BYTES = 64 << 20
 DRAIN_TIMEOUT_S = 5
+_VERSION = b"NATS/1.0"
 
 
 class BusClient(Client):
     """nats-py's client with three differences in how it reads, and one in how it ends.
 
-    Neither a subject that is not UTF-8, which the server takes, nor the server's answer to a flush that nobody waits
-    for any more ends the reading of everything. And what comes on a direct subscription is handed over at once, without
-    a queue and a task of its own in between. Once closed it does not go on looking for a server.
+    Neither names and headers that are not UTF-8 or not whole, which the server takes, nor its answer to a flush that
+    nobody waits for any more ends the reading of everything. And what comes on a direct subscription is handed over at
+    once, without a queue and a task of its own in between. Once closed it does not go on looking for a server.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,11 @@ class BusClient(Client):
             return parsed
         raise RuntimeError("the library waits while it reads headers")
 
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        if not headers or len(headers) <= len(_VERSION):
+            return None
+        return await super()._process_headers(_readable(headers))
+
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
@@ -91,8 +97,12 @@ class BusClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        readable = subject.decode(errors="replace").encode()
-        return super()._build_message(sid, readable, reply, data, headers)  # type: ignore[no-any-return]
+        names = _readable(subject), _readable(reply)
+        return super()._build_message(sid, *names, data, headers)  # type: ignore[no-any-return]
+
+
+def _readable(text: bytes) -> bytes:
+    return text.decode(errors="replace").encode()
 
 
 async def _unused(_msg: Msg) -> None:

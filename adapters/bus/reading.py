@@ -78,7 +78,7 @@ class Reading:
             block = data[start : start + int(words[-2])]
             headers = own_headers(block) or self._odd_headers(block) or NO_HEADERS
             start += len(block)
-        reply = words[3].decode() if len(words) - sizes == 4 else ""
+        reply = words[3].decode(errors="replace") if len(words) - sizes == 4 else ""
         subject = words[1].decode(errors="replace")
         try:
             handler(subject, reply, data[start:end], headers)

@@ -114,3 +114,25 @@ async def test_what_is_in_no_hurry_goes_with_what_is_and_else_by_itself(
         client.wire.write_later(frame(inbox, "", b"", b"alone"))
         assert await asyncio.wait_for(heard.get(), 5) == b"alone"
         assert writes == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"PUB %b \xff\xfe 2\r\nhi\r\n",
+        b"HPUB %b 8 10\r\nNATS/1.0hi\r\n",
+        b"HPUB %b 18 20\r\nNATS/1.0 503 \xff\r\n\r\nhi\r\n",
+        b"HPUB %b 18 20\r\nNATS/1.0\r\n\xff: \xfe\r\n\r\nhi\r\n",
+    ],
+    ids=["reply", "no end", "status", "header"],
+)
+async def test_whatever_the_server_takes_the_reading_goes_on(nats_url: str, odd: bytes) -> None:
+    async with connect(nats_url, name="test") as client:
+        inbox, before = client.new_inbox(), client.client_id
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        await client.subscribe_direct(inbox, lambda _subject, _reply, data, _headers: heard.put_nowait(data))
+        sub = await client.subscribe(inbox)
+        client.wire.write(odd % inbox.encode() + frame(inbox, "", b"", b"next"))
+        assert [await asyncio.wait_for(heard.get(), 5) for _ in range(2)] == [b"hi", b"next"]
+        assert [(await sub.next_msg(5)).data for _ in range(2)] == [b"hi", b"next"]
+        assert client.client_id == before

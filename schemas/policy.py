@@ -193,6 +193,8 @@ class Limits(Strict):
     max_messages: int = Field(default=2_000, ge=1)
     max_depth: int = Field(default=64, ge=4, le=150)
     """Nesting of the body's JSON."""
+    max_values: int = Field(default=50_000, ge=1_000, le=200_000)
+    """JSON values in a body, not counting what strings hold: many tiny ones take longer than one long text."""
     max_attempts: int = Field(default=3, ge=1, le=6)
     max_deliveries: int = Field(default=5, ge=1, le=20)
     """A message that comes back more often than this without an outcome is poison."""

@@ -1,16 +1,19 @@
 """What a client asks: the body of `llm.req.*`, as it comes in (`LlmRequest`) and as providers get it (`Chat`)."""
 
 import hashlib
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from schemas.base import Message, Wire
+from schemas.base import FIRST_FAULT, Message, Wire
 from subjects.grammar import Urgency
 
 Strategy = Literal["agent_preference", "quality", "cost", "speed"]
 ReasoningEffort = Literal["none", "auto", "low", "medium", "high"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+Objects = Annotated[list[dict[str, Any]], FIRST_FAULT]
+Texts = Annotated[list[str], FIRST_FAULT]
 
 DEFAULT_DEADLINE_MS = 120_000
 MAX_DEADLINE_MS = 30 * 60_000
@@ -32,11 +35,11 @@ class ChatMessage(Wire):
     model_config = ConfigDict(extra="allow")
 
     role: Role
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Objects | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Objects | None = None
     tool_call_id: str | None = None
-    thinking_blocks: list[dict[str, Any]] | None = None
+    thinking_blocks: Objects | None = None
     """A provider's own record of its thinking, as its reply brought it; some want it back with the tool results."""
 
     def text(self) -> str:
@@ -55,7 +58,7 @@ class Preferences(Wire):
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    stop: list[str] | str | None = None
+    stop: Texts | str | None = None
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
     """How long a model may think, where it can; absent: as it likes; `auto`: the same, said where it must be said."""
@@ -82,7 +85,7 @@ class LlmRequest(Message):
 
     request_id: str | None = None
     prompt: str | None = None
-    messages: tuple[ChatMessage, ...] | None = None
+    messages: Annotated[tuple[ChatMessage, ...], FIRST_FAULT] | None = None
     context: str | None = None
     """Joined before the prompt."""
     agent: str | None = None
@@ -93,12 +96,12 @@ class LlmRequest(Message):
     urgency: Urgency = "normal"
     stream: bool = False
     deadline_ms: int = DEFAULT_DEADLINE_MS
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     """False: at most one tool call in an answer, where a provider can be told so."""
     response_format: dict[str, Any] | None = None
-    embed: tuple[str, ...] | None = None
+    embed: Annotated[tuple[str, ...], FIRST_FAULT] | None = None
     """Texts to turn into vectors, in place of a chat: one vector each, in their order."""
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     """How long the vectors shall be, where a model can shorten them; absent: as the model makes them."""
@@ -141,7 +144,7 @@ class Chat(Wire):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None

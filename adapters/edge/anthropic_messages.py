@@ -17,7 +17,7 @@ from adapters.edge.door import Asked, Shape, placed
 from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.policy import Policy
 from schemas.reply import Reply, ReplyMessage
-from schemas.request import MAX_DEADLINE_MS
+from schemas.request import MAX_DEADLINE_MS, Objects, Texts
 
 SESSION: Final = "x-claude-code-session-id"
 PATIENCE: Final = "x-stainless-timeout"
@@ -36,14 +36,14 @@ class MessagesRequest(Wishes):
 
     model: str | None = None
     """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    system: str | list[dict[str, Any]] | None = None
+    messages: Objects = Field(min_length=1)
+    system: str | Objects | None = None
     max_tokens: int | None = None
     stream: bool = False
     temperature: float | None = None
     top_p: float | None = None
-    stop_sequences: list[str] | None = None
-    tools: list[dict[str, Any]] | None = None
+    stop_sequences: Texts | None = None
+    tools: Objects | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: OutputConfig | None = None

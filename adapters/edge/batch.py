@@ -45,7 +45,7 @@ def add(app: FastAPI, edge: Edge, door: Route, tag: str) -> None:
         rid = request_id(request.headers)
         try:
             client = edge.identity.caller(request.headers, rid)
-            items = read_items(await read_body(request, edge.policy().limits.max_body_bytes, rid), rid)
+            items = read_items(await read_body(request, edge.policy().limits, rid), rid)
         except RequestFailedError as refusal:
             return refused(refusal.error, "native")
         batch = Batch(edge, door, client, rid, request.headers, items)

@@ -8,6 +8,8 @@ from starlette.requests import Request
 from adapters.edge.errors import JSON
 from router.errors import RequestFailedError
 from schemas.failure import ErrorType
+from schemas.policy import Limits
+from schemas.values import has_more_values
 
 BODY_S: Final = 30.0
 """What a body may take to arrive."""
@@ -32,8 +34,9 @@ class Room:
 ARRIVING: Final = Room(64_000_000)
 
 
-async def read_body(request: Request, limit: int, rid: str) -> bytes:
+async def read_body(request: Request, limits: Limits, rid: str) -> bytes:
     """Raises RequestFailedError: payload_too_large, bad_request, overloaded."""
+    limit = limits.max_body_bytes
     content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if content_type not in (JSON, "text/plain") and not content_type.endswith("+json"):
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"send {JSON}, not {content_type[:64]!r}")
@@ -56,7 +59,11 @@ async def read_body(request: Request, limit: int, rid: str) -> bytes:
         raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, f"the body took over {BODY_S:g} s") from None
     finally:
         ARRIVING.give_back(taken)
-    return b"".join(parts)
+    body = b"".join(parts)
+    if has_more_values(body, limits.max_values):
+        words = f"the body has over {limits.max_values} JSON values; send fewer, or data as text in a string"
+        raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, words)
+    return body
 
 
 def _too_large(rid: str, limit: int) -> RequestFailedError:

@@ -18,7 +18,7 @@ async def count_tokens(edge: Edge, request: Request) -> Response:
     rid = request_id(request.headers)
     try:
         edge.identity.caller(request.headers, rid)
-        body = await read_body(request, edge.policy().limits.max_body_bytes, rid)
+        body = await read_body(request, edge.policy().limits, rid)
         asked = read(edge, DOOR, body, request.headers, rid)
     except RequestFailedError as refusal:
         return refused(refusal.error, DOOR.shape)

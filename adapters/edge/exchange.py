@@ -55,7 +55,7 @@ async def exchange(edge: Edge, door: Door, request: Request) -> Response:
     rid = request_id(request.headers)
     try:
         client = edge.identity.caller(request.headers, rid)
-        body = await read_body(request, edge.policy().limits.max_body_bytes, rid)
+        body = await read_body(request, edge.policy().limits, rid)
         asked = read(edge, door, body, request.headers, rid)
         submitted = await admitted(edge, submission(asked, client, rid, request.headers))
         wait_s = respond_async(",".join(request.headers.getlist("prefer")))

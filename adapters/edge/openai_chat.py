@@ -32,6 +32,7 @@ from schemas.chunk import Chunk
 from schemas.failure import Error
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import Objects, Texts
 from schemas.work import Usage
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -48,17 +49,17 @@ class ChatCompletionRequest(Wishes):
 
     model: str | None = None
     """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Objects = Field(min_length=1)
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    stop: list[str] | str | None = None
+    stop: Texts | str | None = None
     seed: Whole | None = None
     reasoning_effort: Effort | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: Flag | None = None
     response_format: dict[str, Any] | None = None

@@ -13,6 +13,7 @@ from schemas.chunk import Chunk
 from schemas.failure import Error
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import Texts
 from schemas.vectors import unpacked
 
 CAPABILITY = "embed"
@@ -26,7 +27,7 @@ class EmbeddingsRequest(Wishes):
 
     model: str | None = None
     """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
-    input: str | list[str] = Field(description="A text, or up to 2048 of them; none may be empty.")
+    input: str | Texts = Field(description="A text, or up to 2048 of them; none may be empty.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     metadata: dict[str, Any] | None = None

@@ -25,6 +25,7 @@ from adapters.edge.openai_output import ResponseSpeech, ended, items
 from adapters.edge.wishes import Wishes, request, with_preferences
 from schemas.policy import Policy
 from schemas.reply import Reply
+from schemas.request import Objects, Texts
 
 BACKGROUND = "send the header `Prefer: respond-async` instead, and fetch the answer at /v1/requests/{id}"
 
@@ -52,7 +53,7 @@ class ResponseRequest(Wishes):
 
     model: str | None = None
     """An alias, a model or a capability of the policy, a backend's own name, or `auto`."""
-    input: str | list[dict[str, Any]]
+    input: str | Objects
     """A prompt, or the whole conversation: messages, function calls and their outputs, reasoning."""
     instructions: str | None = None
     """Stands before the conversation, as the system's."""
@@ -62,7 +63,7 @@ class ResponseRequest(Wishes):
     top_p: TopP | None = None
     reasoning: ReasoningConfig | None = None
     text: TextConfig | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: Flag | None = None
     metadata: dict[str, Any] | None = None
@@ -75,7 +76,7 @@ class ResponseRequest(Wishes):
     prompt: Annotated[
         Any, only(None, because=f"a prompt's template {ELSEWHERE.partition(';')[0]}: send it as input")
     ] = None
-    include: Annotated[list[str] | None, AfterValidator(_no_logprobs)] = None
+    include: Annotated[Texts | None, AfterValidator(_no_logprobs)] = None
     top_logprobs: Annotated[Whole | None, only(None, 0, because=LOGPROBS)] = None
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, core_schema, from_json
 
 from schemas import headers as h
 from schemas.decision import Refuse
 from schemas.failure import ErrorType
 from schemas.policy import Limits
 from schemas.request import LlmRequest, request_hash
+from schemas.values import has_more_values
 from subjects import Request, is_token
 
 ANONYMOUS = "anonymous"
@@ -24,6 +25,13 @@ BOM = b"\xef\xbb\xbf"
 SHOWN_ERRORS = 3
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 """W3C trace context; anything else is dropped."""
+_NAME = core_schema.with_default_schema(core_schema.str_schema(), on_error="omit")
+_NAMES = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {name: core_schema.typed_dict_field(_NAME, required=False) for name in ("request_id", "agent")}
+    )
+)
+"""Reads these and builds nothing of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +58,21 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
     request: LlmRequest | None = None
     refusal: Refuse | None = None
     unreadable = False
+    said = body.removeprefix(BOM)
     if len(body) > limits.max_body_bytes:
         refusal = _refuse(
             f"the body has {len(body)} bytes, at most {limits.max_body_bytes} are taken", ErrorType.PAYLOAD_TOO_LARGE
         )
+    elif _begins(said) == b"{" and has_more_values(said, limits.max_values):
+        refusal = _refuse(f"the body has over {limits.max_values} JSON values; send fewer, or data as text in a string")
+        named, unreadable = _names_within(said)
     else:
         try:
-            request = _read(body)
-            refusal = _out_of_bounds(request, body, limits)
+            request = _read(said)
+            refusal = _out_of_bounds(request, said, limits)
         except ValidationError as error:
             refusal = _refuse(_explain(error))
-            named, unreadable = _names_within(body)
+            named, unreadable = _names_within(said)
         except ValueError as error:
             refusal, unreadable = _refuse(str(error)), True
     if request is not None:
@@ -88,10 +100,11 @@ def admit(subject: Request, body: bytes, headers: Mapping[str, str], seq: int, l
 
 def _read(body: bytes) -> LlmRequest:
     """JSON when it looks like it, else a plain prompt. Raises pydantic.ValidationError, ValueError."""
-    body = body.removeprefix(BOM)
-    first = body[:64].lstrip()[:1]
-    if first == b"{" or (first == b"[" and _is_json(body)):
+    first = _begins(body)
+    if first == b"{":
         return LlmRequest.decode(body)
+    if first == b"[":
+        _check_no_json(body)
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -112,22 +125,29 @@ def _within_budget(request: LlmRequest, budget: str) -> LlmRequest | Refuse:
     return request.model_copy(update={"constraints": bound})
 
 
-def _is_json(body: bytes) -> bool:
-    """`[GM] greets you` is a prompt, `[1, 2]` is not."""
+def _check_no_json(body: bytes) -> None:
+    """`[GM] greets you` is a prompt, `[1, 2]` is not. Raises pydantic.ValidationError."""
     try:
-        from_json(body)
-    except ValueError as error:
-        return "recursion" in str(error)
-    return True
+        _NAMES.validate_json(body)
+    except ValidationError as error:
+        if not _is_no_json(error) or "recursion" in str(error):
+            raise
 
 
 def _names_within(body: bytes) -> tuple[Mapping[str, Any], bool]:
     """The names that a refused body gives itself, and whether not even JSON could be made out."""
     try:
-        value = from_json(body.removeprefix(BOM))
-    except ValueError:
-        return {}, body[:64].lstrip()[:1] in (b"{", b"[")
-    return value if isinstance(value, dict) else {}, False
+        return _NAMES.validate_json(body), False
+    except ValidationError as error:
+        return {}, _is_no_json(error) and _begins(body) in (b"{", b"[")
+
+
+def _is_no_json(error: ValidationError) -> bool:
+    return error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid"
+
+
+def _begins(body: bytes) -> bytes:
+    return body[:64].lstrip()[:1]
 
 
 def _names(
@@ -162,7 +182,7 @@ def _out_of_bounds(request: LlmRequest, body: bytes, limits: Limits) -> Refuse |
         return _refuse("a NUL character stands in the text; remove it")
     # It cannot nest deeper than it has opening brackets, and most requests have few.
     brackets = body.count(b"{") + body.count(b"[")
-    if brackets > limits.max_depth and body[:64].lstrip()[:1] == b"{" and _depth(from_json(body)) > limits.max_depth:
+    if brackets > limits.max_depth and _begins(body) == b"{" and _depth(from_json(body)) > limits.max_depth:
         return _refuse(f"the body nests deeper than {limits.max_depth} levels")
     return None
 

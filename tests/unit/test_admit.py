@@ -97,9 +97,11 @@ def test_a_refusal_does_not_repeat_what_was_sent() -> None:
 
 
 def test_a_refusal_names_a_few_errors_and_counts_the_rest() -> None:
-    _, message = refusal(asked({"prompt": "x", "messages": [{"role": "x", "content": 1}] * 1000}))
+    _, message = refusal(asked({"prompt": 1, "model": 1, "messages": [{"role": "x", "content": 1}] * 1000}))
     assert len(message) < 1000
-    assert "more)" in message
+    assert "messages.0.role" in message
+    assert "messages.1" not in message
+    assert "(and 2 more)" in message
 
 
 @pytest.mark.parametrize("size", [2_000_001, 10_000_000])
@@ -140,13 +142,88 @@ def test_a_body_must_not_nest_too_deep_wherever_it_nests(where: Any) -> None:
     assert "nests deeper" in message
 
 
-def test_a_body_of_very_many_keys_is_read_or_refused_in_no_time() -> None:
-    few = b'{"prompt": "x", ' + b", ".join(b'"k%d": 1' % n for n in range(140_000)) + b"}"
-    many = b'{"prompt": "x", ' + b", ".join(b'"k%d": 1' % n for n in range(1_000_000)) + b"}"
+KEYS = b", ".join(b'"k%d": 1' % n for n in range(150_000))
+MANY = {
+    "keys": b'{"prompt": "x", %s}' % KEYS,
+    "keys in metadata": b'{"prompt": "x", "metadata": {%s}}' % KEYS,
+    "keys in preferences": b'{"prompt": "x", "preferences": {%s}}' % KEYS,
+    "keys in a turn": b'{"messages": [{"role": "user", "content": "x", %s}]}' % KEYS,
+    "keys in a tool": b'{"prompt": "x", "tools": [{"type": "function", "function": {%s}}]}' % KEYS,
+    "no turns": b'{"messages": [%s]}' % b",".join([b"1"] * 900_000),
+    "empty turns": b'{"messages": [%s]}' % b",".join([b"{}"] * 600_000),
+    "empty parts": b'{"messages": [{"role": "user", "content": [%s]}]}' % b",".join([b"{}"] * 600_000),
+    "no texts": b'{"embed": [%s]}' % b",".join([b"1"] * 900_000),
+    "texts": b'{"embed": [%s]}' % b",".join([b'"a"'] * 450_000),
+    "lists in lists": b'{"prompt": "x", "metadata": {"a": [%s]}}' % b",".join([b"[[[[[[[[]]]]]]]]"] * 110_000),
+    "one key": b'{"prompt": "x", %s}' % b",".join([b'"a":1'] * 300_000),
+}
+
+
+@pytest.mark.parametrize("body", MANY.values(), ids=MANY.keys())
+def test_a_body_of_very_many_values_is_refused_in_no_time_and_by_its_own_name(body: bytes) -> None:
+    named = body[:-1] + b', "agent": "npc-ai", "request_id": "r1"}'
     start = time.process_time()
-    assert asked(few).request is not None
-    assert refusal(asked(many))[0] is ErrorType.PAYLOAD_TOO_LARGE
-    assert time.process_time() - start < 2
+    result = asked(named)
+    assert time.process_time() - start < 1  # built, each would take up to 5 s
+    kind, message = refusal(result)
+    assert kind is ErrorType.BAD_REQUEST
+    assert "over 50000 JSON values" in message
+    assert (result.client, result.rid, result.unreadable) == ("npc-ai", "r1", False)
+
+
+WRONG_LISTS = {
+    "turns": ("messages", "messages.0"),
+    "texts": ("embed", "embed.0"),
+    "tools": ("tools", "tools.0"),
+    "stops": ("preferences", "preferences.stop"),
+}
+
+
+@pytest.mark.parametrize(("field", "place"), WRONG_LISTS.values(), ids=WRONG_LISTS.keys())
+def test_of_a_list_of_faults_the_first_is_told(field: str, place: str) -> None:
+    faults = [1] * 40_000
+    _, message = refusal(asked({"prompt": "x", field: {"stop": faults} if field == "preferences" else faults}))
+    assert place in message
+    assert "more)" not in message
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "act",
+        "description": "행동하다",
+        "parameters": {
+            "type": "object",
+            "properties": {f"p{n}": {"type": "string", "description": "무엇을, 어디서"} for n in range(100)},
+        },
+    },
+}
+CODE = 'def f(a: list[int]) -> dict[str, int]:\n    return {"a": [1, 2, 3], "나": {}}\n'
+LARGE = {
+    "a long prompt": {"prompt": CODE * 18_000},
+    "200 turns of code": {"messages": [{"role": "user", "content": CODE * 90}] * 200},
+    "128 tools of 100 parameters": {"prompt": "x", "tools": [TOOL] * 128},
+    "2048 texts": {"embed": ["항구, [배], {닻}"] * 2048},
+    "a turn in 1,000 parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": CODE}] * 1_000}]},
+}
+
+
+@pytest.mark.parametrize("body", LARGE.values(), ids=LARGE.keys())
+def test_what_is_only_large_is_taken(body: dict[str, Any]) -> None:
+    assert asked(body).refusal is None
+
+
+def test_text_that_looks_like_a_list_may_have_any_number_of_commas() -> None:
+    request = asked(b"[GM], " + b"a, [b], " * 200_000).request
+    assert request is not None
+    assert request.prompt is not None
+    assert request.prompt.startswith("[GM]")
+
+
+def test_a_byte_order_mark_hides_nothing() -> None:
+    deep = json.dumps({"prompt": "x", "metadata": {"a": _nested(100)}}).encode()
+    assert "nests deeper" in refusal(asked(b"\xef\xbb\xbf" + deep))[1]
+    assert "JSON values" in refusal(asked(b"\xef\xbb\xbf" + MANY["keys"]))[1]
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:

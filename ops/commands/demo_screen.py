@@ -20,6 +20,9 @@ from schemas.reply import Reply
 
 ANSWER_CHARS = 120
 WIDE_ENOUGH = 125
+FIRST_WORDS = 100
+"""Columns from which on the first words have one of their own."""
+PLACE_CHARS = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def notice(stood_in: Mapping[str, str], models: int) -> Text:
 
 
 def show(console: Console, found: Sequence[Asked], shown: Life, verified: verify.Verified, took_s: float) -> None:
-    console.print(answers(found, narrow=console.width < WIDE_ENOUGH))
+    console.print(answers(found, console.width))
     console.print()
     console.print(summary(found, took_s))
     console.print()
@@ -68,25 +71,30 @@ def show(console: Console, found: Sequence[Asked], shown: Life, verified: verify
     console.print()
 
 
-def answers(found: Sequence[Asked], *, narrow: bool) -> Table:
-    """One line each; where the screen is narrow, two."""
+def answers(found: Sequence[Asked], width: int) -> Table:
+    """One line each; where the screen is narrow, two or three."""
+    narrow, apart = width < WIDE_ENOUGH, width >= FIRST_WORDS
     cut = {"no_wrap": True, "overflow": "ellipsis"}
     made = table("who", ("task", {**cut, "max_width": 14 if narrow else 22}), ("went to", cut))
     if not narrow:
         made.add_column("because of", no_wrap=True)
     made.add_column("cost", justify="right", no_wrap=True)
     made.add_column("latency", justify="right", no_wrap=True)
-    made.add_column("first words", no_wrap=True, overflow="ellipsis", ratio=1)
-    made.expand = True
+    if apart:
+        made.add_column("first words", no_wrap=True, overflow="ellipsis", ratio=1)
+    made.expand = apart
     for each in found:
-        reply = each.reply
-        places: tuple[Text, ...] = (
-            (Text("\n").join((_where(reply), _why(each))),) if narrow else (_where(reply), _why(each))
-        )
+        reply, words = each.reply, _words(each.reply)
+        places: tuple[Text, ...] = (_where(reply), _why(each))
+        if not apart:
+            words.truncate(PLACE_CHARS, overflow="ellipsis")
+            places = (*places, words)
+        if narrow:
+            places = (Text("\n").join(places),)
         made.add_row(
             Text(reply.client, "bold"), each.row.get("task") or each.row["capability"], *places,
             usd(reply.cost_usd) if reply.error is None else "", ms(reply.timings.total_ms),
-            _words(reply),
+            *([words] if apart else []),
         )  # fmt: skip
     return made
 

@@ -77,7 +77,7 @@ def list_keys(nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False) -> None:
     if not clients:
         typer.echo("there is no key; `llmbus key create NAME` makes one")
         return
-    made = table("client", "key", "made", "", "limits", "note")
+    made = table("client", "key", "made", "", ("limits", {"overflow": "fold"}), ("note", {"overflow": "fold"}))
     for client in clients:
         words = _limits(client.limits)
         for key in client.keys:

@@ -127,7 +127,7 @@ def history(nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False) -> None:
                 ]
             )  # fmt: skip
             return
-        made = table(("revision", {"justify": "right"}), "", "applied", "digest", "note")
+        made = table(("revision", {"justify": "right"}), "", "applied", "digest", ("note", {"overflow": "fold"}))
         for each in kept:
             when = each.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
             active = Text("active", "green") if each.active else ""

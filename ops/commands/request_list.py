@@ -23,8 +23,7 @@ async def show_requests(url: str, wanted: Wanted, *, as_json: bool) -> None:
         return
     out = console()
     wide = out.width >= WIDE_ENOUGH
-    # The name is for copying, so it is never cut.
-    made = table("asked", ("request", {"no_wrap": True, "min_width": 38}), "task", "went to")
+    made = table("asked", "request", "task", "went to")
     if wide:
         made.add_column("because of")
     made.add_column("cost", justify="right")

@@ -3,15 +3,21 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 
 WIDE = 140
 """Columns where there is no terminal to tell."""
+GAP = 2
+"""Between two columns."""
+PROSE = 24
+"""To what width a column of words may shrink."""
 
 KINDS = {
     "request": "cyan",
@@ -44,8 +50,41 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def table(*columns: str | tuple[str, dict[str, Any]], title: str | None = None) -> Table:
-    made = Table(
+class Rows(Table):
+    """A table whose cells are never cut: where they do not fit side by side, each row is a paragraph instead."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if sum(map(_needs, self.columns)) + GAP * (len(self.columns) - 1) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+        else:
+            yield from self._paragraphs()
+
+    def _paragraphs(self) -> Iterator[Text | Padding]:
+        names = [str(column.header) for column in self.columns]
+        for first, *cells in zip(*(column.cells for column in self.columns), strict=True):
+            told = [
+                Text.assemble((f"{name} " if name else "", "bold dim"), cell if isinstance(cell, Text) else str(cell))
+                for name, cell in zip(names[1:], cells, strict=True)
+                if str(cell)
+            ]
+            lead = first if isinstance(first, Text) else Text(str(first))
+            indent = len(lead.plain) - len(lead.plain.lstrip())
+            yield lead
+            if told:
+                yield Padding(Text(" · ", "dim").join(told), (0, 0, 0, indent + 4))
+
+
+def _needs(column: Column) -> int:
+    """The least width at which the column reads well."""
+    lines = [line for cell in (column.header, *column.cells) for line in Text(str(cell)).split()]
+    widest = max((line.cell_len for line in lines), default=0)
+    if column.ratio or column.overflow == "fold":
+        widest = min(widest, PROSE)
+    return min(widest, column.max_width) if column.max_width else widest
+
+
+def table(*columns: str | tuple[str, dict[str, Any]], title: str | None = None) -> Rows:
+    made = Rows(
         box=None, title=title, title_justify="left", title_style="bold", header_style="bold dim", pad_edge=False
     )
     for column in columns:

@@ -61,6 +61,10 @@ class BusIdentity:
         known = self._ring.clients.get(client)
         return None if known is None or known.limits.models is None else frozenset(known.limits.models)
 
+    def concurrent(self, client: str) -> int | None:
+        known = self._ring.clients.get(client)
+        return None if known is None else known.limits.concurrent
+
     async def admit(self, submission: Submission) -> Headers:
         client = self._ring.clients.get(submission.client)
         if client is None:
@@ -69,10 +73,16 @@ class BusIdentity:
         _raise(may.forbidden(limits, submission))
         headers = {} if limits.models is None else {h.ALLOWED_MODELS: ",".join(limits.models)}
         async with self._in_time(submission.rid):
+            minute = None
             if limits.requests_per_minute is not None:
-                await self._count("requests", 1, limits.requests_per_minute, submission)
+                minute = await self._count("requests", 1, limits.requests_per_minute, submission)
             if limits.takes_places or limits.tokens_per_minute is not None:
-                headers |= await self._reserve(limits, submission)
+                try:
+                    headers |= await self._reserve(limits, submission)
+                except RequestFailedError:
+                    if minute is not None:
+                        await self._meters.count(submission.client, "requests", minute, -1)
+                    raise
         return headers
 
     async def _reserve(self, limits: ClientLimits, asked: Submission) -> dict[str, str]:
@@ -113,7 +123,7 @@ class BusIdentity:
         now_ms = self._bus.now_ms()
         minute = now_ms // may.MINUTE_MS
         used = await self._meters.count(asked.client, kind, minute, amount)
-        if refusal := may.over_the_minute(kind, used, limit, now_ms, asked):
+        if refusal := may.over_the_minute(kind, used, amount, limit, now_ms, asked):
             await self._meters.count(asked.client, kind, minute, -amount)
             raise refusal
         return minute

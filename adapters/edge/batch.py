@@ -1,10 +1,12 @@
 """`POST /batch`: many requests in one body, each durable by itself, answered side by side and told in their order.
 
 Item n of a batch has the id `<batch>-<n>`: the same batch under the same `Idempotency-Key` answers what was answered
-already, and asks only for the rest.
+already, and asks only for the rest. A client's limits slow a batch down and fail none of its items, as long as these
+have time.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -97,6 +99,7 @@ class Batch(Response):
         self._asked_with = headers
         self._items = items
         self._line: Line | None = None
+        self._begun = time.monotonic()
         self._accepted = 0
         self._away: Error | None = None
         """The bus's, once it was found away: what was not submitted by then is not tried."""
@@ -124,7 +127,8 @@ class Batch(Response):
         return Response(to_json(body), status, {facts.REQUEST_ID: self._rid}, JSON)
 
     async def _each(self, act: Act) -> list[dict[str, Any]]:
-        places = asyncio.Semaphore(AT_ONCE)
+        own = self._edge.identity.concurrent(self._client)
+        places = asyncio.Semaphore(min(AT_ONCE, own or AT_ONCE))
 
         async def one(index: int, item: Any) -> dict[str, Any]:
             async with places:
@@ -138,8 +142,7 @@ class Batch(Response):
         """What became of an item; never an exception."""
         try:
             asked = self._read(rid, item)
-            submitted = await admitted(self._edge, submission(asked, self._client, rid, self._asked_with))
-            return await act(asked, submitted)
+            return await act(asked, await self._admitted(asked, rid))
         except RequestFailedError as refusal:
             error = refusal.error
             if error.type is ErrorType.STORAGE_UNAVAILABLE:
@@ -149,6 +152,24 @@ class Batch(Response):
             words = "the edge failed; see its log. The request may have been accepted: look for it by its id"
             error = Error.of(ErrorType.INTERNAL, rid, words, spent="unknown")
         return {"status": "error", "request_id": rid, **error_body(error, 0, "native")}
+
+    async def _admitted(self, asked: Asked, rid: str) -> Submission:
+        """What the client's limits put off is waited for while the caller listens and the item's time lasts.
+
+        Raises RequestFailedError.
+        """
+        submitted = submission(asked, self._client, rid, self._asked_with)
+        ends = self._begun + submitted.deadline_ms / 1000
+        while True:
+            try:
+                return await admitted(self._edge, submitted)
+            except RequestFailedError as refusal:
+                error = refusal.error
+                wait_s = (error.retry_after_ms or 0) / 1000
+                put_off = error.type is ErrorType.RATE_LIMITED and wait_s and self._line is not None
+                if not put_off or time.monotonic() + wait_s >= ends:
+                    raise
+            await asyncio.sleep(wait_s)
 
     def _read(self, rid: str, item: Any) -> Asked:
         """Raises RequestFailedError."""

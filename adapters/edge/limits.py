@@ -67,11 +67,14 @@ def forbidden(limits: ClientLimits, asked: Submission) -> RequestFailedError | N
 
 
 def over_the_minute(
-    kind: MeterKind, used: int, limit: int, now_ms: int, asked: Submission
+    kind: MeterKind, used: int, own: int, limit: int, now_ms: int, asked: Submission
 ) -> RequestFailedError | None:
-    """`used`: in this minute, this request included."""
+    """`used`: in this minute, this request with its `own` included."""
     if used <= limit:
         return None
+    if own > limit:
+        words = f"client {asked.client} may use {limit} {kind} per minute, and this request alone may come to {own}"
+        return RequestFailedError.of(ErrorType.RATE_LIMITED, asked.rid, words)
     wait_ms = MINUTE_MS - now_ms % MINUTE_MS
     words = (
         f"client {asked.client} may use {limit} {kind} per minute; the next minute begins in {-(-wait_ms // 1000)} s"

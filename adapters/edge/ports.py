@@ -83,6 +83,9 @@ class Identity(Protocol):
     def models(self, client: str) -> frozenset[str] | None:
         """The only ones of the policy that may answer it; None: all of them."""
 
+    def concurrent(self, client: str) -> int | None:
+        """How many of its requests may be under way; None: any number."""
+
     async def admit(self, submission: Submission) -> Headers:
         """Leave to submit, and the headers to submit with. Raises RequestFailedError: forbidden, rate_limited, ..."""
 

@@ -51,11 +51,18 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    store: Path, router: Child, say: Say, *, port: int = -1, url: str | None = None, http_port: int | None = None
+    store: Path,
+    router: Child,
+    say: Say,
+    *,
+    port: int = -1,
+    url: str | None = None,
+    http_port: int | None = None,
+    keys: bool = False,
 ) -> AsyncIterator[Stack]:
     """Around a router that is getting ready. Leaving stops the edge, the nodes, then the router, then the broker.
 
-    `http_port`: that of the edge, 0 is a free one; None: without an edge.
+    `http_port`: that of the edge, 0 is a free one; None: without an edge. `keys`: it serves only who shows one.
 
     Raises BrokerError, StackError, UnavailableError.
     """
@@ -76,7 +83,7 @@ async def stack(
         heard = await exits.enter_async_context(_hearing(bus, beats))
         edges, nodes = [], []
         if http_port is not None:
-            command = ("edge", "--port", str(http_port))
+            command = ("edge", "--port", str(http_port), *(["--keys"] if keys else []))
             edges.append(await exits.enter_async_context(Child.started("edge", command, logs)))
         for name in (active.policy if active else load_policy(shipped_policy(), SHIPPED)).nodes:
             command = ("node", name, "--stand-in")
@@ -90,7 +97,8 @@ async def stack(
             say("router", f"policy revision {revision.number}", True)
             http = None if http_port is None else await _edge_listens(http_port, logs)
             if http is not None:
-                say("edge", f"{http}  for clients of OpenAI and Anthropic; {http}/docs", True)
+                whom = "who shows a key (`llmbus key create NAME`)" if keys else "clients of OpenAI and Anthropic"
+                say("edge", f"{http}  for {whom}; {http}/docs", True)
             yield Stack(url, server, bus, revision, beats, http, logs, time.monotonic() - begun)
 
 

@@ -56,7 +56,9 @@ class Screen:
             yield status
 
 
-async def stay_up(store: Path, router: Child, port: int, url: str | None, http_port: int, *, as_json: bool) -> None:
+async def stay_up(
+    store: Path, router: Child, port: int, url: str | None, http_port: int, *, keys: bool, as_json: bool
+) -> None:
     stop = asyncio.Event()
 
     def told() -> None:
@@ -68,7 +70,7 @@ async def stay_up(store: Path, router: Child, port: int, url: str | None, http_p
         asyncio.get_running_loop().add_signal_handler(number, told)
     screen = Screen(quiet=as_json)
     with screen.busy("starting") as status:
-        async with stack(store, router, screen.say, port=port, url=url, http_port=http_port) as running:
+        async with stack(store, router, screen.say, port=port, url=url, http_port=http_port, keys=keys) as running:
             await show_nodes(screen, running)
             if as_json:
                 print_json(_facts(running), indent=None)

@@ -134,6 +134,50 @@ async def test_no_more_are_under_way_than_may_be_and_places_come_back() -> None:
         await until_none_is_open(whole.bus)
 
 
+async def test_limits_slow_a_batch_down_and_fail_none_of_its_items() -> None:
+    async with two_edges() as (whole, (http, _)):
+        key = await key_of(whole.bus, "gm", http, concurrent=2)
+        ours = asyncio.create_task(chat(http, key, delay_ms=300))
+        async with asyncio.timeout(5):
+            while not await open_places(whole.bus):
+                await asyncio.sleep(0)
+        items = [{"prompt": f"{n}번째", "metadata": {"loopback": {"delay_ms": 20}}} for n in range(12)]
+        body = (await http.post("/batch", json=items, headers=bearer(key))).json()
+        assert (body["succeeded"], body["failed"]) == (12, 0)
+        assert (await ours).status_code == 200
+
+
+async def test_an_item_of_a_batch_waits_no_longer_for_its_clients_limits_than_it_has_time() -> None:
+    async with two_edges() as (whole, (http, _)):
+        names = iter("abc")
+
+        async def count() -> None:
+            key = await key_of(whole.bus, next(names), http, requests_per_minute=1)
+            items = [{"prompt": "늦은 것", "deadline_ms": 500}] * 3
+            body = (await http.post("/batch", json=items, headers=bearer(key))).json()
+            assert (body["succeeded"], body["failed"]) == (1, 2)
+            assert {each["error"]["type"] for each in body["results"] if "error" in each} == {"rate_limited"}
+
+        await within_a_minute(whole.bus, count)
+
+
+async def test_who_is_refused_for_a_place_has_not_used_the_minute() -> None:
+    async with two_edges() as (whole, edges):
+        names = iter("abc")
+
+        async def count() -> None:
+            key = await key_of(whole.bus, next(names), *edges, requests_per_minute=3, concurrent=1)
+            slow = asyncio.create_task(chat(edges[0], key, delay_ms=400))
+            async with asyncio.timeout(5):
+                while not await open_places(whole.bus):
+                    await asyncio.sleep(0)
+            assert codes(await statuses(edges, key, 5)) == {429: 5}
+            assert (await slow).status_code == 200
+            assert [(await chat(edges[0], key)).status_code for _ in range(3)] == [200, 200, 429]
+
+        await within_a_minute(whole.bus, count)
+
+
 async def test_who_asks_one_by_one_is_never_told_that_another_is_under_way() -> None:
     async with two_edges() as (whole, edges):
         http = edges[0]

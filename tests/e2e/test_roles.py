@@ -50,6 +50,19 @@ def test_up_and_down(tmp_path: Path) -> None:
     assert gone(started)
 
 
+def test_up_with_keys_answers_over_http_only_who_shows_one(tmp_path: Path) -> None:
+    with running(*UP, "--store", str(tmp_path), "--keys", "--json") as up, httpx.Client(trust_env=False) as client:
+        url, http = (facts := ready(up))["url"], facts["http"]
+        key = answer("key", "create", "gm", url=url)["key"]
+        assert client.post(f"{http}/route", json={"prompt": "안녕"}).status_code == 401
+
+        def opens() -> bool:
+            shown = {"authorization": f"Bearer {key}"}
+            return client.post(f"{http}/route", json={"prompt": "안녕"}, headers=shown).status_code == 200
+
+        eventually(opens, "the key opens nothing")
+
+
 def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
     with running(*UP, "--store", str(tmp_path), "--json") as up:
         ready(up)

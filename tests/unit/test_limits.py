@@ -70,11 +70,15 @@ def test_a_capability_that_is_not_the_clients_is_forbidden() -> None:
 
 @pytest.mark.parametrize(("now_ms", "wait_ms"), [(0, 60_000), (59_999, 1), (90_500, 29_500)])
 def test_who_is_over_the_minute_is_told_when_the_next_begins(now_ms: int, wait_ms: int) -> None:
-    assert may.over_the_minute("tokens", 500, 500, now_ms, ASKED) is None
-    refusal = may.over_the_minute("tokens", 501, 500, now_ms, ASKED)
+    assert may.over_the_minute("tokens", 500, 100, 500, now_ms, ASKED) is None
+    refusal = may.over_the_minute("tokens", 501, 100, 500, now_ms, ASKED)
     assert refusal is not None
     assert (refusal.error.type, refusal.error.retry_after_ms) == (ErrorType.RATE_LIMITED, wait_ms)
     assert refusal.error.retryable
+    alone = may.over_the_minute("tokens", 501, 501, 500, now_ms, ASKED)
+    assert alone is not None
+    assert alone.error.retry_after_ms is None
+    assert "may come to 501" in alone.error.message
 
 
 def test_places_are_taken_in_turn_and_never_without_end() -> None:

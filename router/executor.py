@@ -265,7 +265,7 @@ class Executor:
         if recall.called_off or now_ms >= work.deadline_at_ms:
             return _never_started(recall)
         if not seat.served.usable:
-            return FailureKind.UNSUPPORTED, seat.served.why_not or ""
+            return FailureKind.UNUSABLE, seat.served.why_not or ""
         if permit := seat.breaker.permit(now_ms, forced=bool(work.target.forced)):
             return permit
         return FailureKind.BREAKER_OPEN, "it failed too often of late and is left alone for a moment"

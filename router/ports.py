@@ -245,7 +245,7 @@ class Embedder(Protocol):
 class Residency(Protocol):
     """Which models a backend holds in memory, seen and changed. Models go by the backend's names, as in the policy.
 
-    What fails is an AttemptError, by its kind: UNSUPPORTED (the backend does not have the model, or cannot do this),
+    What fails is an AttemptError, by its kind: UNUSABLE (the backend does not have the model, or cannot do this),
     INSUFFICIENT_MEMORY, SILENCE (not done within its time), CONNECTION (the backend is away), SERVER_ERROR (any other).
     """
 

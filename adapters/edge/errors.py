@@ -60,6 +60,7 @@ OPENAI_TYPES: Final[Mapping[int, str]] = {
 SHOWN_ERRORS: Final = 3
 JSON: Final = "application/json"
 _FIELD = re.compile(r"(?!body:)([a-z_]\w*(?:\.\w+)*): ")
+_TOO_LONG = ("prompt is too long: ", "input length and `max_tokens` exceed context limit: ")
 _UNKNOWN = re.compile(r"unknown (model|capability) ")
 
 
@@ -69,8 +70,9 @@ def error_body(error: Error, status: int, shape: Shape) -> dict[str, Any]:
     match shape:
         case "openai":
             param = _param(error)
+            too_long = error.type is ErrorType.BAD_REQUEST and error.message.startswith(_TOO_LONG)
             unknown = error.type is ErrorType.NO_ROUTE and param == "model"
-            code = "model_not_found" if unknown else error.type.value
+            code = "model_not_found" if unknown else "context_length_exceeded" if too_long else error.type.value
             kind = OPENAI_TYPES.get(status, "server_error")
             return {"error": {"message": error.message, "type": kind, "param": param, "code": code, "llm": whole}}
         case "anthropic":
@@ -97,7 +99,7 @@ def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, byte
     if failure is None or provider is None:
         return None
     if provider.dialect != shape:
-        return _too_long(reply, failure) if shape == "anthropic" else None
+        return _too_long(reply, failure, shape)
     if failure.upstream is None or not 400 <= (failure.status or 0) < 500 or failure.status in {401, 402, 403}:
         return None
     try:
@@ -107,11 +109,11 @@ def upstreams_own(reply: Reply, shape: Shape, policy: Policy) -> tuple[int, byte
     return (failure.status or 400, failure.upstream.encode()) if isinstance(body, dict) and "error" in body else None
 
 
-def _too_long(reply: Reply, failure: Failure) -> tuple[int, bytes] | None:
+def _too_long(reply: Reply, failure: Failure, shape: Shape) -> tuple[int, bytes] | None:
     if failure.kind is not FailureKind.CONTEXT_TOO_LONG or reply.error is None:
         return None
-    error = reply.error.model_copy(update={"message": f"prompt is too long: {failure.message}"})
-    return 400, to_json(error_body(error, 400, "anthropic"))
+    error = reply.error.model_copy(update={"message": f"{_TOO_LONG[0]}{failure.message}"})
+    return 400, to_json(error_body(error, 400, shape))
 
 
 def explained(error: ValueError) -> str:

@@ -16,7 +16,7 @@ from adapters.providers import Backend, Setup
 from adapters.providers.failures import malformed
 from adapters.providers.http import PROBE_S, Upstream
 from adapters.providers.keys import Keys
-from adapters.providers.residency import UNLOAD_MS, one_token, unsupported, until
+from adapters.providers.residency import UNLOAD_MS, one_token, until, unusable
 from router.errors import AttemptError
 from router.ports import Held, Provider
 from schemas.base import Wire
@@ -139,7 +139,7 @@ class LlamaServer:
     async def _row(self, name: str) -> _Row:
         row = (await self._rows()).get(name)
         if row is None:
-            raise unsupported(f"{name} is not among the models of {self._upstream.name}: put its GGUF file there")
+            raise unusable(f"{name} is not among the models of {self._upstream.name}: put its GGUF file there")
         return row
 
     async def _rows(self) -> Mapping[str, _Row]:

@@ -11,7 +11,7 @@ from adapters.providers import Setup
 from adapters.providers.failures import malformed
 from adapters.providers.http import PROBE_S, Upstream
 from adapters.providers.ollama import UNKNOWN, keep_alive, load_options
-from adapters.providers.residency import UNLOAD_MS, one_token, unsupported, until
+from adapters.providers.residency import UNLOAD_MS, one_token, until, unusable
 from router.errors import AttemptError
 from router.ports import Held, Provider
 from schemas.base import Wire
@@ -98,7 +98,7 @@ class OllamaResidency:
         except AttemptError as error:
             if error.failure.status != 404:
                 raise
-            raise unsupported(
+            raise unusable(
                 f"{name} is not on the disk of {self._upstream.name}: run `ollama pull {name}` there"
             ) from None
 

@@ -43,5 +43,5 @@ async def until(done: Callable[[], Awaitable[bool]], within_ms: int, late: str) 
         raise AttemptError.of(FailureKind.SILENCE, late) from None
 
 
-def unsupported(message: str) -> AttemptError:
-    return AttemptError.of(FailureKind.UNSUPPORTED, message)
+def unusable(message: str) -> AttemptError:
+    return AttemptError.of(FailureKind.UNUSABLE, message)

@@ -3,7 +3,7 @@
 from typing import Final, Self
 
 from adapters.providers import Backend, Setup
-from adapters.providers.residency import one_token, unsupported, until
+from adapters.providers.residency import one_token, until, unusable
 from router.errors import AttemptError
 from router.ports import Held, Provider
 from schemas.failure import FailureKind
@@ -44,7 +44,7 @@ class SingleModel:
                 last = error.failure.message
                 return False
             if (why_not := found.get(name, f"nobody offers {name}")) is not None:
-                raise unsupported(why_not)
+                raise unusable(why_not)
             return True
 
         try:
@@ -55,7 +55,7 @@ class SingleModel:
             raise AttemptError.of(FailureKind.CONNECTION, f"{name} is not served after {load_ms} ms: {last}") from None
 
     async def unload(self, name: str) -> None:
-        raise unsupported(f"{name} is what its server was started with: stop that server to have its memory back")
+        raise unusable(f"{name} is what its server was started with: stop that server to have its memory back")
 
     async def generates(self, name: str, within_ms: int) -> None:
         await one_token(self._provider, name, within_ms, embeds=self._models.get(name, UNKNOWN).embeds)

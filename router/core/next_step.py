@@ -82,16 +82,8 @@ def _worth_waiting(at_ms: int, work: WorkItem, world: World, policy: Policy) -> 
 def _other(
     failure: Failure, work: WorkItem, attempts: tuple[AttemptRecord, ...], world: World, policy: Policy
 ) -> NextStep | None:
-    """The first fallback that can take it now; those kept for this very failure come first."""
-    tried = {(a.node, a.model) for a in attempts}
-    if len(tried) >= policy.limits.max_attempts:
-        return None
-    needed = _context(work.target, policy) if failure.kind is FailureKind.CONTEXT_TOO_LONG else 0
-    for target in sorted(work.fallbacks, key=lambda target: target.only_after is not failure.kind):
-        if target.only_after not in (None, failure.kind) or (target.node, target.model) in tried:
-            continue
-        if _context(target, policy) <= needed:
-            continue
+    """The first fallback that can take it now."""
+    for target in untried(failure, work, attempts, policy):
         if not _affordable(target, work, attempts, policy):
             continue
         view = world.nodes.get(target.node)
@@ -99,6 +91,22 @@ def _other(
             left = tuple(other for other in work.fallbacks if other != target)
             return NextStep(target, left, "next_target")
     return None
+
+
+def untried(failure: Failure, work: WorkItem, attempts: tuple[AttemptRecord, ...], policy: Policy) -> list[Target]:
+    """The fallbacks that this failure leaves; those kept for it come first."""
+    tried = {(a.node, a.model) for a in attempts}
+    if len(tried) >= policy.limits.max_attempts:
+        return []
+    too_small = (a.model for a in attempts if a.failure and a.failure.kind is FailureKind.CONTEXT_TOO_LONG)
+    needed = max((_context(model, policy) for model in too_small), default=0)
+    return [
+        target
+        for target in sorted(work.fallbacks, key=lambda target: target.only_after is not failure.kind)
+        if target.only_after in (None, failure.kind)
+        and (target.node, target.model) not in tried
+        and _context(target.model, policy) > needed
+    ]
 
 
 def _affordable(target: Target, work: WorkItem, attempts: tuple[AttemptRecord, ...], policy: Policy) -> bool:
@@ -142,6 +150,6 @@ def _rests_until_ms(target: Target, world: World) -> int:
     return max(world.as_of_ms + LEAST_LEFT_MS, ((state.open_until_ms if state else None) or 0) + SLACK_MS)
 
 
-def _context(target: Target, policy: Policy) -> int:
-    model = policy.models.get(target.model)
+def _context(name: str, policy: Policy) -> int:
+    model = policy.models.get(name)
     return model.context_tokens if model else 1

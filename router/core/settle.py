@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from router.core.cost import NOTHING, cost_usd, unpriced
-from router.core.next_step import next_step
+from router.core.next_step import next_step, untried
 from schemas.event import Booking
 from schemas.failure import Error, ErrorType, Failure, FailureKind, Spent
 from schemas.outcome import Answer, Outcome
@@ -39,6 +39,9 @@ SINGLE: Final = {
 }
 """What a client is told when this was the only attempt; otherwise upstream_error."""
 
+BEYOND: Final = frozenset({FailureKind.UNSUPPORTED, FailureKind.CONTEXT_TOO_LONG})
+"""What is asked is more than the target can do; where that is so of all of them, it is the request's own fault."""
+
 UNSPENT: Final = frozenset(
     {
         FailureKind.BAD_REQUEST,
@@ -49,6 +52,7 @@ UNSPENT: Final = frozenset(
         FailureKind.INSUFFICIENT_MEMORY,
         FailureKind.BREAKER_OPEN,
         FailureKind.UNSUPPORTED,
+        FailureKind.UNUSABLE,
         FailureKind.CONTEXT_TOO_LONG,
     }
 )
@@ -92,8 +96,7 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
         return ended(ErrorType.DEADLINE_EXCEEDED)
     following = next_step(failure, work, attempts, world, policy)
     if following is None:
-        alone = len(attempts) <= 1
-        return ended(SINGLE.get(failure.kind, ErrorType.UPSTREAM_ERROR) if alone else ErrorType.ALL_TARGETS_FAILED)
+        return ended(_conclusion(failure, work, attempts, policy))
     retry = work.model_copy(
         update={
             "attempt": work.attempt + 1,
@@ -110,6 +113,16 @@ def settle(outcome: Outcome, world: World, policy: Policy) -> Settlement:
 def unanswered(kind: ErrorType, work: WorkItem, world: World, why: str, spent: Spent = "unknown") -> Reply:
     """The reply of a request that ends without an outcome: its time ran out, or it cannot be brought any further."""
     return _refused(work, _error(kind, work, why, spent), work.priors, world)
+
+
+def _conclusion(failure: Failure, work: WorkItem, attempts: tuple[AttemptRecord, ...], policy: Policy) -> ErrorType:
+    """What it comes to that nothing follows."""
+    beyond = failure.kind in BEYOND and all(a.failure and a.failure.kind in BEYOND for a in attempts)
+    if beyond and not untried(failure, work, attempts, policy):
+        return ErrorType.BAD_REQUEST
+    if len(attempts) <= 1:
+        return SINGLE.get(failure.kind, ErrorType.UPSTREAM_ERROR)
+    return ErrorType.ALL_TARGETS_FAILED
 
 
 def _record(outcome: Outcome, policy: Policy) -> AttemptRecord:
@@ -196,7 +209,7 @@ def _ended(
     booking: Booking,
     world: World,
 ) -> Settlement:
-    if kind is ErrorType.ALL_TARGETS_FAILED:
+    if kind is ErrorType.ALL_TARGETS_FAILED or (failure.kind in BEYOND and len(attempts) > 1):
         message = "every target failed: " + "; ".join(_told(attempt) for attempt in attempts)
     else:
         message = f"{work.target.model}@{work.target.node}: {failure.message}"

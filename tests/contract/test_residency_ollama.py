@@ -189,7 +189,7 @@ async def test_a_model_that_is_not_on_disk() -> None:
     async with FakeOllama({JUDGE: FakeModel()}) as ollama, over(ollama.url) as (held, _):
         for doing in (held.load(CODER), held.unload(CODER)):
             error = await failing(doing)
-            assert error.failure.kind is FailureKind.UNSUPPORTED
+            assert error.failure.kind is FailureKind.UNUSABLE
             assert f"run `ollama pull {CODER}` there" in error.failure.message
         assert await held.models() == {}
 

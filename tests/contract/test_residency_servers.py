@@ -59,7 +59,7 @@ async def test_one_model_is_looked_at_waited_for_and_not_changed() -> None:
         assert [one.path for one in upstream.exchanges] == ["/v1/models"] * 3
         assert await held.models() == {MODEL: Held()}
         error = await failing(held.unload(MODEL))
-        assert error.failure.kind is FailureKind.UNSUPPORTED
+        assert error.failure.kind is FailureKind.UNUSABLE
         assert "stop that server" in error.failure.message
 
 
@@ -68,7 +68,7 @@ async def test_one_model_that_is_another_or_does_not_come() -> None:
         async with over("single", upstream.url) as held:
             assert await held.models() == {}
             error = await failing(held.load(MODEL))
-            assert error.failure.kind is FailureKind.UNSUPPORTED
+            assert error.failure.kind is FailureKind.UNUSABLE
             assert f"does not offer {MODEL}" in error.failure.message
         upstream.script = lambda exchange: exchange.reply(503, LOADING)
         async with over("single", upstream.url, load_ms=50) as held:

@@ -7,6 +7,8 @@ import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel
 
+from tests.e2e.test_edge_anthropic import speaking_anthropic
+from tests.support import anthropic_speech
 from tests.support.edge_openai import ASKED, WEATHER, in_turn, openai_on, saying, synchronously
 from tests.support.faults import OOPS, cut
 from tests.support.inside import inside
@@ -246,6 +248,19 @@ async def test_an_upstreams_refusal_keeps_its_words_and_its_class() -> None:
         assert (refused.value.code, refused.value.param) == ("content_policy_violation", "messages")
         with pytest.raises(openai.RateLimitError):
             await client.chat.completions.create(model="auto", messages=MESSAGES)
+
+
+async def test_what_no_backend_can_do_and_what_is_too_long_for_it_is_the_callers_fault() -> None:
+    async with upstreams(speaking_anthropic) as up, openai_on(up.bus.url) as client:
+        with pytest.raises(openai.BadRequestError, match="Anthropic takes no seed") as caught:
+            await client.chat.completions.create(model="auto", messages=MESSAGES, seed=7)
+        assert (caught.value.code, up.calls) == ("bad_request", (0, 0, 0))
+        too_long = anthropic_speech.error("invalid_request_error", "prompt is too long: 210000 tokens > 200000")
+        up.primary.script = refusing(400, too_long)
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match=r"prompt is too long: .*210000 tokens") as caught:
+                await client.chat.completions.create(model="auto", messages=MESSAGES, stream=stream)
+            assert caught.value.code == "context_length_exceeded"
 
 
 async def test_the_sdk_repeats_what_may_succeed_and_nothing_else() -> None:

@@ -116,7 +116,7 @@ async def test_a_model_that_cannot_be_loaded_and_one_that_is_not_there(directory
         assert f"{BROKEN} could not be loaded: its process ended with 1" in broken.failure.message
         for doing in (held.load(ABSENT), held.unload(ABSENT)):
             error = await failing(doing)
-            assert error.failure.kind is FailureKind.UNSUPPORTED
+            assert error.failure.kind is FailureKind.UNUSABLE
             assert f"{ABSENT} is not among the models" in error.failure.message
         assert await held.models() == {}
         await held.load(A)  # what failed takes no place

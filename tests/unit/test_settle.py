@@ -47,6 +47,7 @@ CONSEQUENCES: dict[FailureKind, tuple[str, str, str] | ErrorType] = {
     FailureKind.INSUFFICIENT_MEMORY: NEXT,
     FailureKind.BREAKER_OPEN: NEXT,
     FailureKind.UNSUPPORTED: NEXT,
+    FailureKind.UNUSABLE: NEXT,
     FailureKind.NODE_LOST: NEXT,
     FailureKind.DEADLINE: ErrorType.DEADLINE_EXCEEDED,
     FailureKind.CANCELLED: ErrorType.CANCELLED,
@@ -70,9 +71,10 @@ ALONE = {
     FailureKind.SILENCE: ErrorType.UPSTREAM_TIMEOUT,
     FailureKind.INTERNAL: ErrorType.INTERNAL,
     FailureKind.AUTH: ErrorType.UPSTREAM_ERROR,
-    FailureKind.UNSUPPORTED: ErrorType.UPSTREAM_ERROR,
+    FailureKind.UNUSABLE: ErrorType.UPSTREAM_ERROR,
+    FailureKind.UNSUPPORTED: ErrorType.BAD_REQUEST,
     FailureKind.INSUFFICIENT_MEMORY: ErrorType.UPSTREAM_ERROR,
-    FailureKind.CONTEXT_TOO_LONG: ErrorType.UPSTREAM_ERROR,
+    FailureKind.CONTEXT_TOO_LONG: ErrorType.BAD_REQUEST,
 }
 
 
@@ -103,9 +105,28 @@ def test_a_retry_carries_all_that_settles_it() -> None:
 
 def test_a_larger_context_is_looked_for_and_a_smaller_one_is_not() -> None:
     assert (
-        error_of(settled(ended(work(fallbacks=(BIG_B, TINY_B)), FailureKind.CONTEXT_TOO_LONG)))
-        is ErrorType.UPSTREAM_ERROR
+        error_of(settled(ended(work(fallbacks=(BIG_B, TINY_B)), FailureKind.CONTEXT_TOO_LONG))) is ErrorType.BAD_REQUEST
     )
+
+
+def test_what_is_beyond_all_targets_is_the_requests_own_fault_and_names_each() -> None:
+    for kinds in [(FailureKind.UNSUPPORTED,) * 3, (FailureKind.CONTEXT_TOO_LONG, FailureKind.UNSUPPORTED)]:
+        reply = run(work(), *kinds).reply
+        assert reply is not None
+        assert reply.error is not None
+        assert (reply.error.type, reply.error.retryable) == (ErrorType.BAD_REQUEST, False)
+        assert all(
+            f"{a.model}@{a.node} {kind.value}" in reply.error.message
+            for a, kind in zip(reply.attempts, kinds, strict=True)
+        )
+    for kinds in [(FailureKind.UNSUPPORTED, FailureKind.UNUSABLE), (FailureKind.AUTH, FailureKind.UNSUPPORTED)]:
+        assert error_of(run(work(fallbacks=(BIG_B,)), *kinds)) is ErrorType.ALL_TARGETS_FAILED
+
+
+def test_who_was_not_asked_might_have_done_it() -> None:
+    gone = world(POLICY, as_of_ms=NOW + 500, b=None)
+    result = settled(ended(work(fallbacks=(BIG_B,)), FailureKind.UNSUPPORTED), gone)
+    assert error_of(result) is ErrorType.UPSTREAM_ERROR
 
 
 @pytest.mark.parametrize(

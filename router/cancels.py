@@ -21,7 +21,7 @@ class Cancels:
 
     def __init__(self, bus: Bus, on_cancel: Callable[[Key], None] = lambda _key: None) -> None:
         self._bus = bus
-        self._on_cancel = on_cancel
+        self.on_cancel = on_cancel
         self._keys: OrderedDict[Key, None] = OrderedDict()
 
     def __contains__(self, key: Key | None) -> bool:
@@ -51,4 +51,4 @@ class Cancels:
         self._keys[key] = None
         if len(self._keys) > KEPT:
             self._keys.popitem(last=False)
-        self._on_cancel(key)
+        self.on_cancel(key)

@@ -18,31 +18,25 @@ from router.core.decide import Ruling, deadline_at_ms, decide
 from router.errors import ConflictError, TooLargeError, UnavailableError
 from router.ports import Bus, Delivery, Letter, Rest, Stored, later
 from router.replies import tell_again, write_reply
-from router.sending import delayed, schedule, send_work
+from router.sending import send_work
+from router.waits import Waiting, Waits
 from router.world_book import WorldBook
 from schemas import headers as h
-from schemas.base import Message
 from schemas.decision import Decided, Decision, Forward, Refuse, Wait
 from schemas.failure import Error, ErrorType
 from schemas.reply import Reply
 from schemas.request import request_hash
 from schemas.work import WorkItem
 from schemas.world import World
-from subjects import Event, Request, Work, parse
+from subjects import Event, Request, parse
 from subjects import Reply as ReplySubject
 from subjects.grammar import EventKind
-from subjects.streams import DISPATCHER, EVENTS, ID_TAKEN_S, REPLIES, REQUESTS, ROUTER, WAITERS, WORK
+from subjects.streams import DISPATCHER, EVENTS, ID_TAKEN_S, REPLIES, REQUESTS, WAITERS, WORK
 
 log = structlog.get_logger(__name__)
 
 MAX_IN_FLIGHT = 128
 """Enough to keep the broker busy; what is held costs memory."""
-
-
-class Waiting(Message):
-    """A request that waits to be decided anew: where it stands in LLM_REQUESTS."""
-
-    request_seq: int
 
 
 class Dispatcher:
@@ -51,11 +45,13 @@ class Dispatcher:
     def __init__(self, bus: Bus, book: WorldBook) -> None:
         self._bus = bus
         self._book = book
+        self._waits = Waits(bus, book.cancels)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         limit = self._book.in_force.policy.limits.max_deliveries
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._waits.running())
             for spec, handle, poisoned in (
                 (DISPATCHER, self._requested, later(self._poisoned)),
                 (WAITERS, later(self._waited), later(self._given_up)),
@@ -97,10 +93,12 @@ class Dispatcher:
 
     def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> Rest:
         """`fresh`: it was never seen before, as far as the broker can tell."""
-        world = self._book.world(received_ms=received_ms, request_seq=asked.seq, key=(asked.client, asked.rid))
+        key = (asked.client, asked.rid)
+        world = self._book.world(received_ms=received_ms, request_seq=asked.seq, key=key)
         ruling = decide(asked, world, self._book.in_force.policy)
-        if isinstance(ruling.decision.choice, Wait):
-            return partial(self._wait, asked, ruling.decision, ruling.decision.choice)
+        if isinstance(choice := ruling.decision.choice, Wait):
+            return self._waits.begin(key, asked.seq, ruling.decision.urgency, choice.until_ms)
+        self._waits.over(key)
         recorded = self._record(asked, world, ruling.decision)
         if fresh and (work := _work(asked, world, ruling)) is not None:
             return self._forward_at_once(asked, world, ruling, recorded, work)
@@ -223,12 +221,6 @@ class Dispatcher:
         await tell_again(self._bus, reply_subject, reply.encode(), reply.headers())
         renamed = replace(asked, rid=own, request=None, refusal=refuse)
         await self._dispatch(renamed, world.received_ms, fresh=False)()
-
-    async def _wait(self, asked: Asked, decision: Decision, wait: Wait) -> None:
-        """Ask the broker to bring it again: nobody sleeps on it, and it outlives this process."""
-        headers = schedule(wait.until_ms, str(Work(ROUTER, "decide", decision.urgency, f"seq-{asked.seq}")))
-        body = Waiting(request_seq=asked.seq).encode()
-        await self._bus.publish(delayed(decision.urgency, asked.seq), body, headers=headers)
 
     async def _poisoned(self, delivery: Delivery) -> None:
         await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without a decision")

@@ -128,6 +128,21 @@ async def test_while_it_waits_for_a_node_it_ends_and_the_node_never_hears_of_it(
         assert up.calls == (1, 0, 0)
 
 
+async def test_while_it_waits_for_a_breaker_it_ends_long_before_the_wait_does() -> None:
+    async with upstreams(alone, breaker_failures=1, breaker_open_ms=60_000) as up:
+        up.primary.script = refusing(401, error("bad key"))
+        await ask(up, "r1")
+        await told_of(up, "primary", lambda model: model.breaker == "open")
+        asking = asyncio.create_task(ask(up, "r2"))
+        async with asyncio.timeout(5):
+            while not [letter async for letter in up.bus.bus.read(WORK, "llm.work.router.delay.>")]:
+                await asyncio.sleep(0.01)
+            await call_off(up, "r2")
+            assert_cancelled(await asking)
+        await nothing_left(up)
+        assert up.calls == (1, 0, 0)
+
+
 async def test_while_it_waits_for_the_time_that_its_target_gave_the_schedule_is_taken_back() -> None:
     async with upstreams(alone) as up:
         up.primary.script = refusing(429, error("slow down"), Retry_After="60")

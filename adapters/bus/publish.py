@@ -23,7 +23,7 @@ GIVE_UP_S = 30.0
 CONFLICTS = frozenset({10071, 10164})
 STORE_FAILED = 10077
 TOO_LARGE = 10054
-CONFIRMED = {"stream": "", "seq": 0}
+CONFIRMED: dict[str, Any] = {"stream": "", "seq": 0}
 
 
 @dataclass(slots=True)
@@ -34,6 +34,8 @@ class _Pending:
     first_sent: float
     send_again: float
     repeatable: bool
+    confirms: bool
+    """It is an acknowledgement itself, and what the broker says to it is empty."""
     sent: bool = False
     last_error: str = ""
 
@@ -66,18 +68,18 @@ class Publisher:
 
     def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
         """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
-        return self._start(subject, b"", data, repeatable=True, later=True)
+        return self._start(subject, b"", data, repeatable=True, confirms=True)
 
     def _start(
-        self, subject: str, block: bytes, data: bytes, *, repeatable: bool, later: bool = False
+        self, subject: str, block: bytes, data: bytes, *, repeatable: bool, confirms: bool = False
     ) -> asyncio.Future[Stored]:
         self._count += 1
         key = str(self._count)
         now = time.monotonic()
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         ready = frame(subject, f"{self._prefix}.{key}", block, data)
-        self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable)
-        if later and self._wire.write_later(ready):
+        self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable, confirms)
+        if confirms and self._wire.write_later(ready):
             pending.sent = True
         else:
             self._write(pending)
@@ -123,20 +125,32 @@ class Publisher:
         pending = self._pending.get(key)
         if pending is None:
             return
-        if not data and headers:
+        if headers.get("Status") == "503":
             # "No responders": JetStream is not there (yet), as after a restart of the broker.
             pending.last_error = "no stream takes it"
             pending.send_again = time.monotonic() + RETRY_S
             return
+        if (ack := CONFIRMED if pending.confirms else _read(data)) is None:
+            return  # somebody else listens there and has answered: the stream's own word is still to come
         del self._pending[key]
         if pending.done.done():
             return
-        ack: dict[str, Any] = from_json(data) if data else CONFIRMED
         error = ack.get("error")
         if error is None:
             pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))
         else:
             pending.done.set_exception(_error(pending.subject, error))
+
+
+def _read(data: bytes) -> dict[str, Any] | None:
+    """A stream's acknowledgement; None for what is none."""
+    try:
+        ack = from_json(data)
+    except ValueError:
+        return None
+    if not isinstance(ack, dict):
+        return None
+    return ack if isinstance(ack.get("error"), dict) or {"stream", "seq"} <= ack.keys() else None
 
 
 def _error(subject: str, error: dict[str, object]) -> BusError:

@@ -27,11 +27,12 @@ _VERSION = b"NATS/1.0"
 
 
 class BusClient(Client):
-    """nats-py's client with three differences in how it reads, and one in how it ends.
+    """nats-py's client with four differences in how it reads, and one in how it ends.
 
     Neither names and headers that are not UTF-8 or not whole, which the server takes, nor its answer to a flush that
-    nobody waits for any more ends the reading of everything. And what comes on a direct subscription is handed over at
-    once, without a queue and a task of its own in between. Once closed it does not go on looking for a server.
+    nobody waits for any more, nor an error that it tells ends the reading of everything. And what comes on a direct
+    subscription is handed over at once, without a queue and a task of its own in between. Once closed it does not go on
+    looking for a server.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,10 @@ class BusClient(Client):
         if self.is_closed:  # the cancellation that said so was swallowed: it would try for ever
             raise asyncio.CancelledError
         await super()._connect_to_server(server)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """A server that means it hangs up, and then another connection is made; the library would close for good."""
+        await self._error_cb(nats.errors.Error(f"nats-server says: {err_msg}"))
 
     async def _read_loop(self) -> None:
         """The library's, which gets to read what is left to it."""

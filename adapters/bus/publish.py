@@ -97,21 +97,29 @@ class Publisher:
                     self._overdue(key, pending, now)
 
     def resend(self) -> None:
-        """The connection is new: what was on the way may be lost."""
-        for pending in list(self._pending.values()):
+        """The connection is new: what was on the way may be lost. What its server no longer takes would end it."""
+        for key, pending in list(self._pending.items()):
             pending.send_again = 0.0
+            try:
+                check_size(self._client, pending.subject, len(pending.frame) - pending.frame.index(b"\r\n") - 4)
+            except TooLargeError as error:
+                self._fail(key, pending, error)
+
+    def _fail(self, key: str, pending: _Pending, error: BusError) -> None:
+        del self._pending[key]
+        if not pending.done.done():
+            pending.done.set_exception(error)
+            pending.done.exception()  # of several sent together the first that fails is awaited only
 
     def _overdue(self, key: str, pending: _Pending, now: float) -> None:
         if (pending.repeatable or not pending.sent) and now < pending.first_sent + GIVE_UP_S:
             pending.send_again = now + ACK_TIMEOUT_S
             self._write(pending)
             return
-        del self._pending[key]
         seconds = now - pending.first_sent
         error: type[BusError] = UnavailableError if pending.last_error else UnknownError
-        pending.done.set_exception(
-            error(pending.subject, pending.last_error or f"no acknowledgement within {seconds:.0f} s")
-        )
+        words = pending.last_error or f"no acknowledgement within {seconds:.0f} s"
+        self._fail(key, pending, error(pending.subject, words))
 
     def _write(self, pending: _Pending) -> None:
         """Without a connection it stays here; the next round sends it."""
@@ -132,14 +140,12 @@ class Publisher:
             return
         if (ack := CONFIRMED if pending.confirms else _read(data)) is None:
             return  # somebody else listens there and has answered: the stream's own word is still to come
-        del self._pending[key]
-        if pending.done.done():
+        if (error := ack.get("error")) is not None:
+            self._fail(key, pending, _error(pending.subject, error))
             return
-        error = ack.get("error")
-        if error is None:
+        del self._pending[key]
+        if not pending.done.done():
             pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))
-        else:
-            pending.done.set_exception(_error(pending.subject, error))
 
 
 def _read(data: bytes) -> dict[str, Any] | None:

@@ -1,6 +1,10 @@
 """Faults of a connection, on a real broker: what is on the way is neither lost, doubled nor heaped up."""
 
 import asyncio
+import gc
+import signal
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import nats
@@ -8,7 +12,9 @@ import pytest
 from nats.aio.msg import Msg
 
 from adapters.bus import open_bus, publish
-from router.errors import UnknownError
+from router.errors import TooLargeError, UnavailableError, UnknownError
+from subjects import Dead
+from tests.support.nats_server import start_server
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello", b"[]", b"{}", b'{"error": "x"}', b'{"stream": "LLM_DEAD"}'])
@@ -29,3 +35,49 @@ async def test_what_another_listener_answers_is_no_acknowledgement(
         with pytest.raises(UnknownError):
             async with asyncio.timeout(10):
                 await bus.publish(subject, b"x", msg_id="id-1")
+
+
+async def test_of_publishes_sent_together_the_first_that_fails_may_be_awaited_only(nats_url: str) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with open_bus(nats_url, name="test", make=True) as bus:
+        first, second = (bus.send(f"test.{uuid4().hex}", b"x") for _ in range(2))
+        with pytest.raises(UnavailableError):
+            await first
+        await asyncio.wait([asyncio.ensure_future(second)])
+        del first, second
+        gc.collect()
+    assert told == []
+
+
+async def test_an_error_of_the_broker_is_no_end(nats_url: str) -> None:
+    async with open_bus(nats_url, name="test", make=True) as bus:
+        before = bus.client.client_id
+        bus.client.wire.write(b"NONSENSE\r\n")
+        async with asyncio.timeout(10):
+            while bus.client.client_id == before or not bus.link().up:
+                await asyncio.sleep(0.01)
+            assert (await bus.publish(str(Dead("test")), b"x", msg_id=uuid4().hex)).seq
+
+
+async def test_what_a_broker_has_come_to_refuse_is_refused_here_and_the_rest_goes_on(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("max_payload: 1MB")
+    server, url = start_server(tmp_path, "-c", str(config))
+    try:
+        async with open_bus(url, name="test", make=True) as bus:
+            config.write_text("max_payload: 100KB")
+            server.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(10), await nats.connect(url) as other:
+                while other.max_payload > 200_000:
+                    await other.force_reconnect()
+                    await asyncio.sleep(0.01)
+            too_large = bus.send(str(Dead("test")), bytes(500_000), msg_id="1")
+            fits = bus.send(str(Dead("test")), bytes(50_000), msg_id="2")
+            async with asyncio.timeout(10):
+                with pytest.raises(TooLargeError):
+                    await too_large
+                assert (await fits).seq == 1
+    finally:
+        server.kill()
+        server.wait(10)

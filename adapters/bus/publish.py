@@ -33,6 +33,7 @@ class _Pending:
     done: asyncio.Future[Stored]
     first_sent: float
     send_again: float
+    """0 when it is not on this connection."""
     repeatable: bool
     confirms: bool
     """It is an acknowledgement itself, and what the broker says to it is empty."""
@@ -113,6 +114,8 @@ class Publisher:
 
     def _overdue(self, key: str, pending: _Pending, now: float) -> None:
         if (pending.repeatable or not pending.sent) and now < pending.first_sent + GIVE_UP_S:
+            if pending.send_again and self._wire.backed_up:
+                return  # a broker that stands still would find it many times
             pending.send_again = now + ACK_TIMEOUT_S
             self._write(pending)
             return

@@ -9,12 +9,14 @@ from uuid import uuid4
 
 import nats
 import pytest
+import uvloop
 from nats.aio.msg import Msg
 
 from adapters.bus import open_bus, publish
+from adapters.bus.wire import frame
 from router.errors import TooLargeError, UnavailableError, UnknownError
 from subjects import Dead
-from tests.support.nats_server import start_server
+from tests.support.nats_server import OwnBroker, start_server
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello", b"[]", b"{}", b'{"error": "x"}', b'{"stream": "LLM_DEAD"}'])
@@ -81,3 +83,38 @@ async def test_what_a_broker_has_come_to_refuse_is_refused_here_and_the_rest_goe
     finally:
         server.kill()
         server.wait(10)
+
+
+async def test_to_a_broker_that_stands_still_nothing_is_said_twice(
+    broker: OwnBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "ACK_TIMEOUT_S", 0.05)
+    async with open_bus(broker.url, name="test", make=True) as bus:
+        broker.server.send_signal(signal.SIGSTOP)
+        try:
+            acks = [bus.send(str(Dead("test")), bytes(900_000), msg_id=f"{n}") for n in range(30)]
+            unsent = []
+            for _ in range(3):
+                await asyncio.sleep(3 * publish.RETRY_S)
+                unsent.append(bus.client._transport._io_writer.transport.get_write_buffer_size())  # type: ignore[union-attr]
+            assert 0 < max(unsent) < 27_100_000
+        finally:
+            broker.server.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            assert len({(await ack).seq for ack in acks}) == 30
+
+
+def test_a_write_to_a_connection_that_was_just_cut_does_no_harm(nats_url: str) -> None:
+    """As it runs for its users: uvloop raises where asyncio drops."""
+
+    async def cut() -> None:
+        async with open_bus(nats_url, name="test", make=True) as bus:
+            bus.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+            while bus.link().up:
+                bus.client.wire.write(frame("test.x", "", b"", b"x"))
+                bus.client.wire.flush()
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                assert (await bus.publish(str(Dead("test")), b"x", msg_id=uuid4().hex)).seq
+
+    uvloop.run(cut())

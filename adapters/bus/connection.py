@@ -53,6 +53,11 @@ class BusClient(Client):
 
         return end
 
+    async def say(self, subject: str, data: bytes, headers: Headers | None = None) -> None:
+        """For what nobody is promised: kept for the next connection, but dropped once too much is kept."""
+        with suppress(nats.errors.OutboundBufferLimitError):
+            await self.publish(subject, data, headers=dict(headers) if headers else None)
+
     async def close(self) -> None:
         """Without a connection what was still to be sent goes nowhere: writing it fails, and the close with it."""
         if not self.is_connected:
@@ -64,7 +69,16 @@ class BusClient(Client):
     async def _connect_to_server(self, server: Any) -> None:
         if self.is_closed:  # the cancellation that said so was swallowed: it would try for ever
             raise asyncio.CancelledError
+        self._leave_the_last()
         await super()._connect_to_server(server)
+
+    def _leave_the_last(self) -> None:
+        """A connection that fell silent before it was in use is still open, and hears what others wait for."""
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
 
     async def _process_err(self, err_msg: str) -> None:
         """A server that means it hangs up, and then another connection is made; the library would close for good."""

@@ -70,7 +70,7 @@ class JetStreamBus:
         block = header_block(headers) if headers else b""
         check_size(self.client, subject, len(block) + len(data))
         if not self._wire.write(frame(subject, "", block, data)):
-            await self.client.publish(subject, data, headers=dict(headers) or None)
+            await self.client.say(subject, data, headers)
 
     @asynccontextmanager
     async def consume(

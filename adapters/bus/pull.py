@@ -59,7 +59,7 @@ class JetStreamDelivery:
 
     async def ack(self) -> None:
         if not self._wire.write_later(frame(self._reply, "", b"", b"+ACK")):
-            await self._client.publish(self._reply, b"+ACK")
+            await self._client.say(self._reply, b"+ACK")
 
     async def ack_sync(self) -> None:
         await self._publisher.confirm(self._reply, b"+ACK")
@@ -72,7 +72,7 @@ class JetStreamDelivery:
 
     async def _say(self, words: bytes) -> None:
         if not self._wire.write(frame(self._reply, "", b"", words)):
-            await self._client.publish(self._reply, words)
+            await self._client.say(self._reply, words)
 
 
 class Pull:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import signal
+from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,10 +14,13 @@ import pytest
 import uvloop
 from nats.aio.msg import Msg
 
-from adapters.bus import open_bus, publish
+from adapters.bus import connection, open_bus, publish
+from adapters.bus.connection import BusClient
 from adapters.bus.wire import frame
 from router.errors import TooLargeError, UnavailableError, UnknownError
-from subjects import Dead
+from router.ports import Delivery, later
+from subjects import Dead, Work
+from subjects.streams import work_consumer
 from tests.support.nats_server import OwnBroker, start_server
 
 
@@ -118,3 +123,79 @@ def test_a_write_to_a_connection_that_was_just_cut_does_no_harm(nats_url: str) -
                 assert (await bus.publish(str(Dead("test")), b"x", msg_id=uuid4().hex)).seq
 
     uvloop.run(cut())
+
+
+async def test_while_the_broker_is_away_nobody_fails_for_what_is_not_promised(
+    broker: OwnBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PENDING_BYTES", 1 << 20)
+    spec = work_consumer("bench", "coder", "normal")
+    came: asyncio.Queue[Delivery] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        came.put_nowait(delivery)
+        await go_on.wait()
+
+    async with open_bus(broker.url, name="test", make=True) as bus, bus.consume(spec, later(handle), batch=lambda: 1):
+        await bus.publish(str(Work("bench", "coder", "normal", "r1")), b"x")
+        delivery = await asyncio.wait_for(came.get(), 10)
+        await asyncio.to_thread(broker.kill)
+        async with asyncio.timeout(10):
+            while bus.link().up:
+                await asyncio.sleep(0.01)
+        for n in range(20):
+            await bus.tell(f"llm.chunk.npc-ai.r1.{n}", bytes(100_000))
+            await delivery.working()
+        for words in (bytes(60_000), bytes(10_000), bytes(1_000), b"x"):
+            for _ in range(20):
+                await bus.tell("llm.chunk.npc-ai.r1.0", words)
+        await delivery.working()
+        await delivery.nak(0)
+        await delivery.ack()
+        go_on.set()
+
+
+async def test_a_connection_that_fell_silent_before_it_was_in_use_is_left(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BusClient, "flush", partialmethod(BusClient.flush, timeout=0.3))
+    host, port = nats_url.removeprefix("nats://").split(":")
+    left = asyncio.Event()
+    relays: list[asyncio.Task[None] | None] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The second connection says nothing more after its handshake."""
+        relays.append(asyncio.current_task())
+        silent_one = len(relays) == 2
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+
+        async def up() -> None:
+            while data := await reader.read(65_536):
+                there_writer.write(data)
+            if silent_one:
+                left.set()
+            there_writer.transport.abort()
+
+        async def down() -> None:
+            said = b""
+            while data := await there_reader.read(65_536):
+                if not (silent_one and b"PONG" in said):
+                    writer.write(data)
+                said += data
+
+        with suppress(ConnectionError):
+            await asyncio.gather(up(), down())
+        writer.transport.abort()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server, asyncio.timeout(20):
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with open_bus(url, name="test", make=True) as bus:
+            bus.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+            await left.wait()
+            while not bus.link().up:
+                await asyncio.sleep(0.01)
+            assert (await bus.publish(str(Dead("test")), b"x", msg_id=uuid4().hex)).seq
+            assert len(relays) == 3
+        await asyncio.gather(*filter(None, relays))

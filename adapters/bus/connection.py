@@ -40,18 +40,34 @@ class BusClient(Client):
         self._direct: dict[int, Direct] = {}
         self.wire = Wire(self)
 
-    async def subscribe_direct(self, subject: str, handler: Direct) -> Callable[[], Awaitable[None]]:
-        """`handler` must not block; what it raises is logged. Gives the function that ends the subscription."""
+    async def subscribe_direct(
+        self, subject: str, handler: Direct, *, hear_out_s: float = 0
+    ) -> Callable[[], Awaitable[None]]:
+        """`handler` must not block; what it raises is logged. Gives the function that ends the subscription.
+
+        That waits for so long that what is on its way comes to the handler too.
+        """
         sub = await self.subscribe(subject, cb=_unused)
         sid: int = sub._id  # noqa: SLF001 - what `_process_msg` is told
         self._direct[sid] = handler
 
         async def end() -> None:
-            del self._direct[sid]
-            if not self.is_closed:
-                await sub.unsubscribe()
+            try:
+                if not self.is_closed:
+                    await sub.unsubscribe()
+                if hear_out_s and self.is_connected:
+                    with suppress(nats.errors.Error, TimeoutError):
+                        async with asyncio.timeout(hear_out_s):
+                            await self.fence()
+            finally:
+                del self._direct[sid]
 
         return end
+
+    async def fence(self) -> None:
+        """What was subscribed or ended before this is known to the server after it; one flush alone is no proof."""
+        await self.flush()
+        await self.flush()
 
     async def say(self, subject: str, data: bytes, headers: Headers | None = None) -> None:
         """For what nobody is promised: kept for the next connection, but dropped once too much is kept."""

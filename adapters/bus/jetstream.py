@@ -107,9 +107,8 @@ class JetStreamBus:
             await end()
 
     async def fence(self) -> None:
-        """What was subscribed before this is known to the server after it; one flush alone is no proof."""
-        await self.client.flush()
-        await self.client.flush()
+        """What was subscribed before this is known to the server after it."""
+        await self.client.fence()
 
     def serve(
         self, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str

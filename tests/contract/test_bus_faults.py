@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,25 @@ async def test_a_connection_that_fell_silent_before_it_was_in_use_is_left(
             assert (await bus.publish(str(Dead("test")), b"x", msg_id=uuid4().hex)).seq
             assert len(relays) == 3
         await asyncio.gather(*filter(None, relays))
+
+
+async def test_what_was_on_its_way_to_one_who_left_is_given_back_at_once(nats_url: str) -> None:
+    node = uuid4().hex
+    spec = replace(work_consumer(node, "coder", "normal"), ack_wait_s=60)
+    came: set[int] = set()
+    some, every = asyncio.Event(), asyncio.Event()
+
+    async def handle(delivery: Delivery) -> None:
+        came.add(delivery.seq)
+        some.set()
+        if len(came) == 300:
+            every.set()
+        await delivery.ack()
+
+    async with open_bus(nats_url, name="test", make=True) as bus:
+        work = [bus.send(str(Work(node, "coder", "normal", f"r{n}")), bytes(20_000)) for n in range(300)]
+        await asyncio.gather(*work)
+        async with bus.consume(spec, later(handle), batch=lambda: 128):
+            await some.wait()
+        async with bus.consume(spec, later(handle), batch=lambda: 128), asyncio.timeout(20):
+            await every.wait()

@@ -122,7 +122,10 @@ class BusClient(Client):
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if not headers or len(headers) <= len(_VERSION):
             return None
-        return await super()._process_headers(_readable(headers))
+        try:
+            return await super()._process_headers(_readable(headers))
+        except UnicodeDecodeError:  # it cuts a status out by bytes, through the middle of a character
+            return None
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

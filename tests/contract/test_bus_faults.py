@@ -18,10 +18,11 @@ from nats.aio.msg import Msg
 from adapters.bus import connection, open_bus, publish
 from adapters.bus.connection import BusClient
 from adapters.bus.wire import frame
+from router.consume import consuming
 from router.errors import TooLargeError, UnavailableError, UnknownError
 from router.ports import Delivery, later
 from subjects import Dead, Work
-from subjects.streams import work_consumer
+from subjects.streams import WORK, work_consumer
 from tests.support.nats_server import OwnBroker, start_server
 
 
@@ -222,3 +223,29 @@ async def test_what_was_on_its_way_to_one_who_left_is_given_back_at_once(nats_ur
             await some.wait()
         async with bus.consume(spec, later(handle), batch=lambda: 128), asyncio.timeout(20):
             await every.wait()
+
+
+async def test_who_is_told_to_stop_gives_back_what_a_broker_that_is_away_does_not_take(
+    broker: OwnBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "GIVE_UP_S", 0.3)
+    spec = work_consumer("bench", "coder", "normal")
+    begun, away = asyncio.Event(), asyncio.Event()
+
+    async def handle(_delivery: Delivery) -> None:
+        begun.set()
+        await away.wait()
+        await bus.publish(str(Dead("test")), b"x", msg_id="1")
+
+    async with asyncio.timeout(30), open_bus(broker.url, name="test", make=True) as bus:
+        async with consuming(bus, spec, later(handle), later(handle), max_in_flight=1, max_deliveries=5):
+            stored = await bus.publish(str(Work("bench", "coder", "normal", "r1")), b"x")
+            await begun.wait()
+            await asyncio.to_thread(broker.kill)
+            while bus.link().up:
+                await asyncio.sleep(0.01)
+            away.set()
+        await asyncio.to_thread(broker.start)
+        while not bus.link().up:
+            await asyncio.sleep(0.01)
+        assert await bus.get(WORK, stored.seq) is not None

@@ -31,8 +31,12 @@ HEADERS_BYTES = 8_192
 async def consuming(
     bus: Bus, spec: ConsumerSpec, handle: Handler, poisoned: Handler, *, max_in_flight: int, max_deliveries: int
 ) -> AsyncIterator[None]:
-    """Run `handle` on every message, at most `max_in_flight` at once; `poisoned` on one that came too often."""
+    """Run `handle` on every message, at most `max_in_flight` at once; `poisoned` on one that came too often.
+
+    Leaving gives back what the bus does not take: whoever comes next may be luckier.
+    """
     in_flight = 0
+    leaving = False
 
     def deliver(delivery: Delivery) -> Rest:
         nonlocal in_flight
@@ -43,17 +47,20 @@ async def consuming(
     async def finish(delivery: Delivery, chosen: Handler, rest: Rest) -> None:
         nonlocal in_flight
         try:
-            await _until_the_bus_takes_it(chosen, delivery, rest)
+            done = await _until_the_bus_takes_it(chosen, delivery, rest, lambda: leaving)
         except Exception:
             log.exception("delivery.failed", subject=delivery.subject, seq=delivery.seq, delivered=delivery.delivered)
             await delivery.nak(AGAIN_MS)
         else:
-            await delivery.ack()
+            await (delivery.ack() if done else delivery.nak(AGAIN_MS))
         finally:
             in_flight -= 1
 
     async with bus.consume(spec, deliver, batch=lambda: max_in_flight - in_flight):
-        yield
+        try:
+            yield
+        finally:
+            leaving = True
 
 
 def _begin(handle: Handler, delivery: Delivery) -> Rest:
@@ -68,16 +75,25 @@ async def _fail(error: Exception) -> None:
     raise error
 
 
-async def _until_the_bus_takes_it(handle: Handler, delivery: Delivery, rest: Rest) -> None:
-    """A broker that is away or full is no fault of the message: hold it and try again, so that it is never poison."""
+async def _until_the_bus_takes_it(
+    handle: Handler, delivery: Delivery, rest: Rest, given_up: Callable[[], bool]
+) -> bool:
+    """A broker that is away or full is no fault of the message: hold it and try again, so that it is never poison.
+
+    False when it was given up before.
+    """
     pause_s = FIRST_PAUSE_S
     while True:
         try:
-            return await rest()
+            await rest()
         except TooLargeError:
             raise  # no waiting makes it smaller
         except BusError as error:
             log.warning("delivery.held", subject=delivery.subject, seq=delivery.seq, error=str(error))
+        else:
+            return True
+        if given_up():
+            return False
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         await delivery.working()

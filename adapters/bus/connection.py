@@ -27,11 +27,12 @@ _VERSION = b"NATS/1.0"
 
 
 class BusClient(Client):
-    """nats-py's client with three differences in how it reads, and one in how it ends.
+    """nats-py's client with four differences in how it reads, and one in how it ends.
 
     Neither names and headers that are not UTF-8 or not whole, which the server takes, nor its answer to a flush that
-    nobody waits for any more ends the reading of everything. And what comes on a direct subscription is handed over at
-    once, without a queue and a task of its own in between. Once closed it does not go on looking for a server.
+    nobody waits for any more, nor an error that it tells ends the reading of everything. And what comes on a direct
+    subscription is handed over at once, without a queue and a task of its own in between. Once closed it does not go on
+    looking for a server.
     """
 
     def __init__(self) -> None:
@@ -39,18 +40,39 @@ class BusClient(Client):
         self._direct: dict[int, Direct] = {}
         self.wire = Wire(self)
 
-    async def subscribe_direct(self, subject: str, handler: Direct) -> Callable[[], Awaitable[None]]:
-        """`handler` must not block; what it raises is logged. Gives the function that ends the subscription."""
+    async def subscribe_direct(
+        self, subject: str, handler: Direct, *, hear_out_s: float = 0
+    ) -> Callable[[], Awaitable[None]]:
+        """`handler` must not block; what it raises is logged. Gives the function that ends the subscription.
+
+        That waits for so long that what is on its way comes to the handler too.
+        """
         sub = await self.subscribe(subject, cb=_unused)
         sid: int = sub._id  # noqa: SLF001 - what `_process_msg` is told
         self._direct[sid] = handler
 
         async def end() -> None:
-            del self._direct[sid]
-            if not self.is_closed:
-                await sub.unsubscribe()
+            try:
+                if not self.is_closed:
+                    await sub.unsubscribe()
+                if hear_out_s and self.is_connected:
+                    with suppress(nats.errors.Error, TimeoutError):
+                        async with asyncio.timeout(hear_out_s):
+                            await self.fence()
+            finally:
+                del self._direct[sid]
 
         return end
+
+    async def fence(self) -> None:
+        """What was subscribed or ended before this is known to the server after it; one flush alone is no proof."""
+        await self.flush()
+        await self.flush()
+
+    async def say(self, subject: str, data: bytes, headers: Headers | None = None) -> None:
+        """For what nobody is promised: kept for the next connection, but dropped once too much is kept."""
+        with suppress(nats.errors.OutboundBufferLimitError):
+            await self.publish(subject, data, headers=dict(headers) if headers else None)
 
     async def close(self) -> None:
         """Without a connection what was still to be sent goes nowhere: writing it fails, and the close with it."""
@@ -63,7 +85,20 @@ class BusClient(Client):
     async def _connect_to_server(self, server: Any) -> None:
         if self.is_closed:  # the cancellation that said so was swallowed: it would try for ever
             raise asyncio.CancelledError
+        self._leave_the_last()
         await super()._connect_to_server(server)
+
+    def _leave_the_last(self) -> None:
+        """A connection that fell silent before it was in use is still open, and hears what others wait for."""
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
+    async def _process_err(self, err_msg: str) -> None:
+        """A server that means it hangs up, and then another connection is made; the library would close for good."""
+        await self._error_cb(nats.errors.Error(f"nats-server says: {err_msg}"))
 
     async def _read_loop(self) -> None:
         """The library's, which gets to read what is left to it."""
@@ -87,7 +122,10 @@ class BusClient(Client):
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         if not headers or len(headers) <= len(_VERSION):
             return None
-        return await super()._process_headers(_readable(headers))
+        try:
+            return await super()._process_headers(_readable(headers))
+        except UnicodeDecodeError:  # it cuts a status out by bytes, through the middle of a character
+            return None
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

@@ -70,7 +70,7 @@ class JetStreamBus:
         block = header_block(headers) if headers else b""
         check_size(self.client, subject, len(block) + len(data))
         if not self._wire.write(frame(subject, "", block, data)):
-            await self.client.publish(subject, data, headers=dict(headers) or None)
+            await self.client.say(subject, data, headers)
 
     @asynccontextmanager
     async def consume(
@@ -107,9 +107,8 @@ class JetStreamBus:
             await end()
 
     async def fence(self) -> None:
-        """What was subscribed before this is known to the server after it; one flush alone is no proof."""
-        await self.client.flush()
-        await self.client.flush()
+        """What was subscribed before this is known to the server after it."""
+        await self.client.fence()
 
     def serve(
         self, subject: str, answer: Callable[[Question], Awaitable[None]], *, name: str, about: str

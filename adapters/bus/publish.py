@@ -23,7 +23,7 @@ GIVE_UP_S = 30.0
 CONFLICTS = frozenset({10071, 10164})
 STORE_FAILED = 10077
 TOO_LARGE = 10054
-CONFIRMED = {"stream": "", "seq": 0}
+CONFIRMED: dict[str, Any] = {"stream": "", "seq": 0}
 
 
 @dataclass(slots=True)
@@ -33,7 +33,10 @@ class _Pending:
     done: asyncio.Future[Stored]
     first_sent: float
     send_again: float
+    """0 when it is not on this connection."""
     repeatable: bool
+    confirms: bool
+    """It is an acknowledgement itself, and what the broker says to it is empty."""
     sent: bool = False
     last_error: str = ""
 
@@ -66,18 +69,18 @@ class Publisher:
 
     def confirm(self, subject: str, data: bytes) -> asyncio.Future[Stored]:
         """Send an acknowledgement; the future is the broker's word that it took it. It may be sent twice."""
-        return self._start(subject, b"", data, repeatable=True, later=True)
+        return self._start(subject, b"", data, repeatable=True, confirms=True)
 
     def _start(
-        self, subject: str, block: bytes, data: bytes, *, repeatable: bool, later: bool = False
+        self, subject: str, block: bytes, data: bytes, *, repeatable: bool, confirms: bool = False
     ) -> asyncio.Future[Stored]:
         self._count += 1
         key = str(self._count)
         now = time.monotonic()
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         ready = frame(subject, f"{self._prefix}.{key}", block, data)
-        self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable)
-        if later and self._wire.write_later(ready):
+        self._pending[key] = pending = _Pending(subject, ready, done, now, now + ACK_TIMEOUT_S, repeatable, confirms)
+        if confirms and self._wire.write_later(ready):
             pending.sent = True
         else:
             self._write(pending)
@@ -95,21 +98,31 @@ class Publisher:
                     self._overdue(key, pending, now)
 
     def resend(self) -> None:
-        """The connection is new: what was on the way may be lost."""
-        for pending in list(self._pending.values()):
+        """The connection is new: what was on the way may be lost. What its server no longer takes would end it."""
+        for key, pending in list(self._pending.items()):
             pending.send_again = 0.0
+            try:
+                check_size(self._client, pending.subject, len(pending.frame) - pending.frame.index(b"\r\n") - 4)
+            except TooLargeError as error:
+                self._fail(key, pending, error)
+
+    def _fail(self, key: str, pending: _Pending, error: BusError) -> None:
+        del self._pending[key]
+        if not pending.done.done():
+            pending.done.set_exception(error)
+            pending.done.exception()  # of several sent together the first that fails is awaited only
 
     def _overdue(self, key: str, pending: _Pending, now: float) -> None:
         if (pending.repeatable or not pending.sent) and now < pending.first_sent + GIVE_UP_S:
+            if pending.send_again and self._wire.backed_up:
+                return  # a broker that stands still would find it many times
             pending.send_again = now + ACK_TIMEOUT_S
             self._write(pending)
             return
-        del self._pending[key]
         seconds = now - pending.first_sent
         error: type[BusError] = UnavailableError if pending.last_error else UnknownError
-        pending.done.set_exception(
-            error(pending.subject, pending.last_error or f"no acknowledgement within {seconds:.0f} s")
-        )
+        words = pending.last_error or f"no acknowledgement within {seconds:.0f} s"
+        self._fail(key, pending, error(pending.subject, words))
 
     def _write(self, pending: _Pending) -> None:
         """Without a connection it stays here; the next round sends it."""
@@ -123,20 +136,30 @@ class Publisher:
         pending = self._pending.get(key)
         if pending is None:
             return
-        if not data and headers:
+        if headers.get("Status") == "503":
             # "No responders": JetStream is not there (yet), as after a restart of the broker.
             pending.last_error = "no stream takes it"
             pending.send_again = time.monotonic() + RETRY_S
             return
-        del self._pending[key]
-        if pending.done.done():
+        if (ack := CONFIRMED if pending.confirms else _read(data)) is None:
+            return  # somebody else listens there and has answered: the stream's own word is still to come
+        if (error := ack.get("error")) is not None:
+            self._fail(key, pending, _error(pending.subject, error))
             return
-        ack: dict[str, Any] = from_json(data) if data else CONFIRMED
-        error = ack.get("error")
-        if error is None:
+        del self._pending[key]
+        if not pending.done.done():
             pending.done.set_result(Stored(ack["stream"], ack["seq"], ack.get("duplicate", False)))
-        else:
-            pending.done.set_exception(_error(pending.subject, error))
+
+
+def _read(data: bytes) -> dict[str, Any] | None:
+    """A stream's acknowledgement; None for what is none."""
+    try:
+        ack = from_json(data)
+    except ValueError:
+        return None
+    if not isinstance(ack, dict):
+        return None
+    return ack if isinstance(ack.get("error"), dict) or {"stream", "seq"} <= ack.keys() else None
 
 
 def _error(subject: str, error: dict[str, object]) -> BusError:

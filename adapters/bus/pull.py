@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 EXPIRES_S = 30
 HEARTBEAT_S = 5
 MISSED_HEARTBEATS = 2.5
+HEAR_OUT_S = 0.5
+"""A broker that does not answer holds nobody up who leaves."""
 
 
 class JetStreamDelivery:
@@ -59,7 +61,7 @@ class JetStreamDelivery:
 
     async def ack(self) -> None:
         if not self._wire.write_later(frame(self._reply, "", b"", b"+ACK")):
-            await self._client.publish(self._reply, b"+ACK")
+            await self._client.say(self._reply, b"+ACK")
 
     async def ack_sync(self) -> None:
         await self._publisher.confirm(self._reply, b"+ACK")
@@ -72,7 +74,7 @@ class JetStreamDelivery:
 
     async def _say(self, words: bytes) -> None:
         if not self._wire.write(frame(self._reply, "", b"", words)):
-            await self._client.publish(self._reply, words)
+            await self._client.say(self._reply, words)
 
 
 class Pull:
@@ -95,6 +97,7 @@ class Pull:
         self._outstanding = 0
         self._handed = 0
         """Messages whose task has not begun, so that `batch` may not count them yet."""
+        self._leaving = False
         self._heard = 0.0
         self._missing = asyncio.Event()
 
@@ -108,14 +111,15 @@ class Pull:
         with one_error():
             async with asyncio.TaskGroup() as tasks:
                 pull = cls(client, wire, publisher, spec, handler, batch, recreate, tasks)
-                end = await client.subscribe_direct(pull._inbox, pull._received)
+                end = await client.subscribe_direct(pull._inbox, pull._received, hear_out_s=HEAR_OUT_S)
                 watcher = tasks.create_task(pull._watch())
                 pull.refill()
                 try:
                     yield pull
                 finally:
                     await stop(watcher)
-                    # This also ends the open pull on the server: nothing is delivered into the void.
+                    # This also ends the open pull on the server, and what is on its way is given back.
+                    pull._leaving = True
                     await end()
 
     def renew(self) -> None:
@@ -125,6 +129,8 @@ class Pull:
 
     def refill(self) -> None:
         """Ask for more once half of what may be taken is not asked for."""
+        if self._leaving:
+            return
         room = self._batch() - self._handed
         want = room - self._outstanding
         if want <= 0 or self._outstanding > room // 2:
@@ -136,6 +142,10 @@ class Pull:
 
     def _received(self, subject: str, reply: str, data: bytes, headers: Headers) -> None:
         self._heard = time.monotonic()
+        if self._leaving:
+            if reply.startswith("$JS.ACK."):
+                self._wire.write(frame(reply, "", b"", b"-NAK"))
+            return
         if not reply.startswith("$JS.ACK."):
             self._status(headers)
             return

@@ -70,6 +70,16 @@ class Wire:
             asyncio.get_running_loop().call_later(LATER_S, self._waited)
         return True
 
+    @property
+    def backed_up(self) -> bool:
+        """The broker does not read: what was written has not left this process."""
+        return self._writer.transport.get_write_buffer_size() > 0
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter:
+        writer: asyncio.StreamWriter = self._client._transport._io_writer  # type: ignore[union-attr]  # noqa: SLF001
+        return writer
+
     def _waited(self) -> None:
         self._may_wait = False
         self.flush()
@@ -80,12 +90,12 @@ class Wire:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is there."""
+        """Send what is there; what a connection that has just ended would get is lost, as what it got last may be."""
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
         frames, self._frames = self._frames, []
-        if frames and self._client.is_connected:
+        if frames and self._client.is_connected and not self._writer.is_closing():
             self._client._transport.writelines(self._of_the_library() + frames)  # type: ignore[union-attr]  # noqa: SLF001
 
     def _of_the_library(self) -> list[bytes]:

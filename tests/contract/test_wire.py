@@ -123,8 +123,10 @@ async def test_what_is_in_no_hurry_goes_with_what_is_and_else_by_itself(
         b"HPUB %b 8 10\r\nNATS/1.0hi\r\n",
         b"HPUB %b 18 20\r\nNATS/1.0 503 \xff\r\n\r\nhi\r\n",
         b"HPUB %b 18 20\r\nNATS/1.0\r\n\xff: \xfe\r\n\r\nhi\r\n",
+        b"HPUB %b 18 20\r\nNATS/1.0 5\xff0 x\r\n\r\nhi\r\n",
+        b"HPUB %b 19 21\r\nNATS/1.0 \xec\x98\xa4\xeb\xa5\x98\r\n\r\nhi\r\n",
     ],
-    ids=["reply", "no end", "status", "header"],
+    ids=["reply", "no end", "status", "header", "number", "words for a number"],
 )
 async def test_whatever_the_server_takes_the_reading_goes_on(nats_url: str, odd: bytes) -> None:
     async with connect(nats_url, name="test") as client:

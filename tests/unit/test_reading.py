@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from adapters.bus.connection import BusClient
 from adapters.bus.reading import Reading
 from router.ports import Headers
 
@@ -97,6 +98,14 @@ def test_a_handler_that_fails_does_not_end_the_reading() -> None:
         ears.reading.feed(msg(OURS, b"fail") + msg(OURS, b"next"))
     assert [heard[2] for heard in ears.heard] == [b"fail", b"next"]
     assert [entry["event"] for entry in logs] == ["bus.handler_failed"]
+
+
+PIECES = [b"NATS/1.0", b" ", b"\r\n", b"503", b"a", b":", b"\xff", "오".encode(), b"\x00", b"\r", b"\n", b"\t"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_no_status_ends_the_reading(pieces: list[bytes]) -> None:
+    BusClient()._odd_headers(b"NATS/1.0 " + b"".join(pieces))
 
 
 def test_a_subject_that_is_not_utf8_is_heard() -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from ops.commands import cost, demo, doctor, key, live, policy, replay, requests, roles, running, schema, up
+from ops.commands.options import Group
 
 app = typer.Typer(
     name="llmbus",
+    cls=Group,
     help="An event-driven LLM router on NATS JetStream: durable requests, replayable decisions, every cent on record.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

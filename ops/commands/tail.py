@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 from rich.text import Text
 
-from adapters.bus import open_bus
+from adapters.bus import open_bus, without_secrets
 from ops.commands.screen import KINDS, console, ms, one_line, print_json, usd
 from schemas import headers as h
 from schemas.decision import Decided
 from schemas.event import AttemptEnded, AttemptStarted, Replied
-from subjects import Cancel, Dead, Event, Request, parse
+from subjects import Cancel, Dead, Event, Request, parse, token
 from subjects.streams import POLICY_BUCKET
 
 ACTIVE = f"$KV.{POLICY_BUCKET}.active"
@@ -25,14 +25,16 @@ Heard = tuple[str, bytes, Mapping[str, str]]
 
 
 async def follow(url: str, client: str | None, *, as_json: bool) -> None:
-    """Until cancelled."""
+    """Until cancelled. Raises InvalidTokenError."""
+    if client is not None:
+        token("client", client)
     out = console()
     heard: asyncio.Queue[Heard] = asyncio.Queue()
     async with AsyncExitStack() as exits:
         bus = await exits.enter_async_context(open_bus(url, name="llmbus tail"))
         for subject in HEARD:
             await exits.enter_async_context(bus.listen(subject, lambda *letter: heard.put_nowait(letter)))
-        console(stderr=True).print(f"listening on {url}; Ctrl-C ends it", style="dim")
+        console(stderr=True).print(f"listening on {without_secrets(url)}; Ctrl-C ends it", style="dim")
         while True:
             subject, data, headers = await heard.get()
             kind, who = _who(subject, headers)

@@ -118,11 +118,14 @@ async def _until_stopped(open_role: Open, url: str, supervised: bool) -> None:
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    starting = asyncio.current_task()
 
     def told() -> None:
         if stop.is_set():
             os._exit(130)  # told twice: now
         stop.set()
+        if starting is not None:
+            starting.cancel()
 
     def parent_is_gone() -> None:
         loop.remove_reader(sys.stdin)
@@ -133,9 +136,14 @@ async def _until_stopped(open_role: Open, url: str, supervised: bool) -> None:
         loop.add_signal_handler(number, told)
     if supervised:
         loop.add_reader(sys.stdin, parent_is_gone)
-    async with open_role(url):
-        _quicken()
-        await stop.wait()
+    try:
+        async with open_role(url):
+            starting = None
+            _quicken()
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
 
 
 def _quicken() -> None:

@@ -67,6 +67,10 @@ async def test_no_door_and_no_method_are_typed_too() -> None:
         assert missing.status_code == 404
         assert told(wrong := await http.delete(CHAT))["type"] == "bad_request"
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert "takes POST, not DELETE" in told(wrong)["message"]
+        for door in (CHAT, "/v1/messages", "/v1/embeddings", "/route"):
+            assert "the body is empty" in told(empty := await http.post(door))["message"]
+            assert empty.status_code == 400
 
 
 async def test_large_bodies_are_refused_and_held_by_nobody() -> None:

@@ -1,14 +1,17 @@
 """The `llmbus` command: its subcommands, and every known error as one clear message instead of a traceback."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from ops.commands import cost, demo, doctor, key, live, policy, replay, requests, roles, running, schema, up
+from ops.commands.options import Group
 
 app = typer.Typer(
     name="llmbus",
+    cls=Group,
     help="An event-driven LLM router on NATS JetStream: durable requests, replayable decisions, every cent on record.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,7 +70,8 @@ def main() -> None:
 
 def complain(error: Exception) -> None:
     """The error on stderr, in red where there is a terminal."""
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    red, plain = ("\x1b[31m", "\x1b[0m") if coloured else ("", "")
     sys.stderr.write(f"{red}{_words(error)}{plain}\n")
 
 

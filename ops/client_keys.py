@@ -80,6 +80,8 @@ def _live(key: ApiKey, bus: JetStreamBus) -> bool:
 
 async def _client(bus: JetStreamBus, name: str) -> tuple[ApiClient, int]:
     found = await read_clients(bus)
+    if not found:
+        raise LlmbusError(f"there is no client {name!r}, and no other; `llmbus key create NAME` makes one")
     if name not in found:
         raise LlmbusError(f"there is no client {name!r}; {one_of(name, sorted(found))}")
     return found[name]

@@ -92,7 +92,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        raise EdgeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+        option = "--host" if isinstance(error, socket.gaierror) else "--port"
+        raise EdgeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {option}") from None
     _notice_the_lost(listener)
     listener.listen(BACKLOG)
     listener.setblocking(False)

@@ -244,4 +244,8 @@ def _shown(value: object) -> str:
 
 
 def _sorted(found: Iterator[PolicyProblem]) -> tuple[PolicyProblem, ...]:
-    return tuple(sorted(found, key=lambda each: (each.line, each.column)))
+    """In the order of the file. What anchors share stands there once, and is told once."""
+    once: dict[tuple[int, int, str, str], PolicyProblem] = {}
+    for each in found:
+        once.setdefault((each.line, each.column, each.where.rpartition(".")[2], each.what), each)
+    return tuple(sorted(once.values(), key=lambda each: (each.line, each.column)))

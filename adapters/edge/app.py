@@ -138,7 +138,11 @@ def _own_doors(app: FastAPI, edge: Edge) -> None:
 async def _no_such_door(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     kind = REFUSALS.get(status, ErrorType.BAD_REQUEST)
-    words = f"{request.method} {request.url.path[:128]} is no door of this edge; see /docs"
+    door = request.url.path[:128]
+    if allowed := (error.headers or {}).get("Allow"):
+        words = f"{door} takes {allowed}, not {request.method}; see /docs"
+    else:
+        words = f"{request.method} {door} is no door of this edge; see /docs"
     response = refused(Error.of(kind, request_id(request.headers), words), shape_of(request.url.path))
     response.status_code = status
     response.headers.update(error.headers or {})

@@ -39,6 +39,8 @@ class Wishes(BaseModel):
     @classmethod
     def said(cls, body: bytes, headers: Mapping[str, str]) -> Self:
         """What the body says; what it does not, the headers may. Raises pydantic.ValidationError, ValueError."""
+        if not body:
+            raise ValueError("the body is empty; send a JSON object, see /docs")
         said = cls.model_validate_json(body)
         if given := _from_headers(headers):
             said = cls.model_validate(given | said.model_dump(exclude_unset=True))

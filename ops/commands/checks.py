@@ -50,7 +50,8 @@ def _machine(store: Path) -> Iterator[Check]:
     except BrokerError as error:
         yield Check("nats-server", "fail", "not found", str(error))
     else:
-        yield Check("nats-server", "ok", f"{_version(path, '--version')} at {path}")
+        version = _version(path, "--version").removeprefix("nats-server: ")
+        yield Check("nats-server", "ok", f"{version} at {path}")
     there = next(path for path in (store, *store.parents) if path.exists())
     free_gb = shutil.disk_usage(there).free / 1e9
     low = free_gb < LOW_DISK_GB
@@ -63,7 +64,8 @@ async def _bus(url: str) -> tuple[Policy, list[Check]]:
     shipped = load_policy(shipped_policy(), "ops/policy.yaml")
     try:
         async with connect(url, name="llmbus doctor", wait_s=2) as client:
-            checks = [Check("bus", "ok", f"nats-server {client.connected_server_version} at {without_secrets(url)}")]
+            server = str(client.connected_server_version).strip("<>")
+            checks = [Check("bus", "ok", f"{server} at {without_secrets(url)}")]
             try:
                 info = await client.jetstream().streams_info()
             except (nats.errors.Error, TimeoutError):

@@ -77,7 +77,9 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LlmbusError(f"{file} cannot be read: {error}; give `{CURRENT}` or a policy file") from None
+        raise LlmbusError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}; give `{CURRENT}` or a policy file"
+        ) from None
 
 
 def _show(by: By, source: str, sums: dict[str | None, Row], total: Row, lacking: Counter[tuple[Unpriced, str]]) -> None:

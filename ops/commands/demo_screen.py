@@ -20,7 +20,7 @@ from schemas.reply import Reply
 
 ANSWER_CHARS = 120
 WIDE_ENOUGH = 125
-FIRST_WORDS = 100
+FIRST_WORDS = 105
 """Columns from which on the first words have one of their own."""
 PLACE_CHARS = 28
 

@@ -7,31 +7,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ops.commands.options import DEFAULT_URL, Json, NatsUrl, run_quietly
+from ops.commands.options import DEFAULT_URL, Group, Json, NatsUrl, run_quietly
 
 if TYPE_CHECKING:
     from adapters.bus import JetStreamBus
     from ops.client_keys import NewKey
     from schemas.client import ApiClient, ApiKey, ClientLimits
 
-app = typer.Typer(help="Keys and limits of the HTTP edge's clients.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Group, help="Keys and limits of the HTTP edge's clients.", no_args_is_help=True, rich_markup_mode=None
+)
 
-Name = Annotated[str, typer.Argument(help="The client's name, as it stands in subjects and in the ledger.")]
-KeyId = Annotated[str, typer.Argument(help="The key's id, from `llmbus key list`.")]
-Requests = Annotated[int | None, typer.Option("--requests-per-minute", min=1, help="Of all its keys.")]
-Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", min=1, help="Of prompts and answers.")]
-Concurrent = Annotated[int | None, typer.Option("--concurrent", min=1, help="Requests without a reply yet.")]
+MOST_USD = 1_000_000_000
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As the client stands in subjects and in the ledger.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `llmbus key list`.")]
+Requests = Annotated[int | None, typer.Option("--requests-per-minute", metavar="N", min=1, help="Of all its keys.")]
+Tokens = Annotated[int | None, typer.Option("--tokens-per-minute", metavar="N", min=1, help="Of prompts and answers.")]
+Concurrent = Annotated[
+    int | None, typer.Option("--concurrent", metavar="N", min=1, help="Requests without a reply yet.")
+]
 Usd = Annotated[
     float | None,
     typer.Option(
-        "--usd-per-day", min=0, help="By UTC; 0: only models that cost nothing. Without a known price none answers."
+        "--usd-per-day",
+        metavar="USD",
+        min=0,
+        max=MOST_USD,
+        help="By UTC; 0: only models that cost nothing. Without a known price none answers.",
     ),
 ]
 Capabilities = Annotated[
-    list[str] | None, typer.Option("--capability", help="The only ones that it may use; may be given several times.")
+    list[str] | None,
+    typer.Option("--capability", metavar="NAME", help="The only ones that it may use; may be given several times."),
 ]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", help="The only ones that may answer it; may be given several times.")
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="The only ones that may answer it; may be given several times."),
 ]
 
 

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ops.commands.options import DEFAULT_URL, Json, NatsUrl, run_quietly
+from ops.commands.options import DEFAULT_URL, Group, Json, NatsUrl, run_quietly
 
 if TYPE_CHECKING:
     from ops.policy_store import PolicyStore, Revision
 
-app = typer.Typer(help="Check, apply, show and roll back the policy.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Group, help="Check, apply, show and roll back the policy.", no_args_is_help=True, rich_markup_mode=None
+)
 
-File = Annotated[Path, typer.Argument(help="A policy in YAML.", exists=True, dir_okay=False, readable=True)]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A policy in YAML.", exists=True, dir_okay=False, readable=True)
+]
 
 
 @app.command()
@@ -65,7 +69,7 @@ def apply(
 
 @app.command()
 def show(
-    revision: Annotated[int | None, typer.Argument(help="The active one without it.")] = None,
+    revision: Annotated[int | None, typer.Argument(metavar="N", help="Its number; the active one without it.")] = None,
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Print a revision as it was written."""
@@ -91,7 +95,7 @@ def show(
 
 @app.command()
 def prices(
-    revision: Annotated[int | None, typer.Argument(help="The active one without it.")] = None,
+    revision: Annotated[int | None, typer.Argument(metavar="N", help="Its number; the active one without it.")] = None,
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show what each model costs, and where that was looked up."""
@@ -139,7 +143,7 @@ def history(nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False) -> None:
 
 @app.command()
 def rollback(
-    revision: Annotated[int, typer.Argument(help="Its number in the history.")],
+    revision: Annotated[int, typer.Argument(metavar="N", help="Its number in the history.")],
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Make an earlier revision the active one again."""

@@ -9,7 +9,7 @@ from ops.commands.options import DEFAULT_URL, Json, NatsUrl, run_quietly
 
 def replay(
     request: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="RID or CLIENT/RID: that request's whole life.")
+        str | None, typer.Argument(metavar="ID", help="RID or CLIENT/RID: that request's whole life.")
     ] = None,
     since: Annotated[str | None, typer.Option(help="From this time on: 90s, 15m, 2h, 7d, or ISO 8601.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to this time.")] = None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CLI = "cli"
 """Who asks, when nobody is named."""
 
-Prompt = Annotated[str, typer.Argument(help="What to ask; `-` reads it from stdin.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; `-` reads it from stdin.")]
 Capability = Annotated[
     str, typer.Option("--capability", "-c", help="The word after llm.req.: chat, code, creative, ...")
 ]
@@ -21,7 +21,9 @@ Task = Annotated[str | None, typer.Option("--task", "-t", help="A task of the po
 Agent = Annotated[str | None, typer.Option("--agent", "-a", help="The service that asks; its preferences apply.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A model or an alias of the policy.")]
 Urgency = Annotated[str, typer.Option("--urgency", "-u", help="critical, high, normal or batch.")]
-Deadline = Annotated[int | None, typer.Option("--deadline-ms", help="Give up after this many milliseconds.")]
+Deadline = Annotated[
+    int | None, typer.Option("--deadline-ms", min=1, metavar="MS", help="Give up after this many milliseconds.")
+]
 
 
 def ask(
@@ -49,7 +51,7 @@ def submit(
 
 def result(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="RID or CLIENT/RID.")],
-    wait: Annotated[float, typer.Option("--wait", metavar="S", help="Wait this many seconds for it.")] = 0.0,
+    wait: Annotated[float, typer.Option("--wait", min=0, metavar="S", help="Wait this many seconds for it.")] = 0.0,
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Print the answer to an earlier request."""

@@ -31,7 +31,7 @@ def router(nats_url: NatsUrl = DEFAULT_URL, supervised: Supervised = False) -> N
 
 
 def node(
-    name: Annotated[str, typer.Argument(help="Its name in the policy.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name in the policy.")],
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="Let loopback answer for models whose backend is not usable.")
     ] = False,
@@ -61,7 +61,9 @@ def node(
 
 def edge(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 is a free one.")] = 8484,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="The port to listen on; 0 is a free one.")
+    ] = 8484,
     keys: Annotated[
         bool, typer.Option("--keys", help="Serve only who shows a key, on this machine too: see `llmbus key`.")
     ] = False,
@@ -116,11 +118,14 @@ async def _until_stopped(open_role: Open, url: str, supervised: bool) -> None:
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    starting = asyncio.current_task()
 
     def told() -> None:
         if stop.is_set():
             os._exit(130)  # told twice: now
         stop.set()
+        if starting is not None:
+            starting.cancel()
 
     def parent_is_gone() -> None:
         loop.remove_reader(sys.stdin)
@@ -131,9 +136,14 @@ async def _until_stopped(open_role: Open, url: str, supervised: bool) -> None:
         loop.add_signal_handler(number, told)
     if supervised:
         loop.add_reader(sys.stdin, parent_is_gone)
-    async with open_role(url):
-        _quicken()
-        await stop.wait()
+    try:
+        async with open_role(url):
+            starting = None
+            _quicken()
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
 
 
 def _quicken() -> None:

@@ -15,7 +15,9 @@ def watch(
     request_id: Name,
     attempt: Annotated[str | None, typer.Option(metavar="A", help="Go on with this attempt, if none is newer")] = None,
     after: Annotated[int, typer.Option(metavar="N", help="behind its piece N.")] = -1,
-    wait: Annotated[float, typer.Option("--wait", metavar="S", help="Give up when it is silent so long.")] = SILENCE_S,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, metavar="S", help="Give up when it is silent so long.")
+    ] = SILENCE_S,
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Print a streamed answer as it comes, from its beginning.
@@ -27,7 +29,7 @@ def watch(
 
 def cancel(
     request_id: Name,
-    wait: Annotated[float, typer.Option("--wait", metavar="S", help="Wait so long for its end.")] = CANCEL_S,
+    wait: Annotated[float, typer.Option("--wait", min=0, metavar="S", help="Wait so long for its end.")] = CANCEL_S,
     nats_url: NatsUrl = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Stop a request, and say what came of it.

@@ -26,7 +26,9 @@ MESSAGES = {
 
 
 def schema(
-    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(MESSAGES)}; all of them without it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help=f"One of {', '.join(MESSAGES)}; all of them without it.")
+    ] = None,
     openapi: Annotated[bool, typer.Option("--openapi", help="The OpenAPI document of the HTTP edge instead.")] = False,
     as_json: Json = False,
 ) -> None:

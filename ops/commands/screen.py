@@ -18,6 +18,9 @@ GAP = 2
 """Between two columns."""
 PROSE = 24
 """To what width a column of words may shrink."""
+INDENT = 4
+BETWEEN = Text(" · ", "dim")
+"""Where a row is a paragraph."""
 
 KINDS = {
     "request": "cyan",
@@ -57,21 +60,39 @@ class Rows(Table):
         if sum(map(_needs, self.columns)) + GAP * (len(self.columns) - 1) <= options.max_width:
             yield from super().__rich_console__(console, options)
         else:
-            yield from self._paragraphs()
+            yield from self._paragraphs(options.max_width)
 
-    def _paragraphs(self) -> Iterator[Text | Padding]:
-        names = [str(column.header) for column in self.columns]
+    def _paragraphs(self, width: int) -> Iterator[Text | Padding]:
+        """A row without a first cell goes on with the one above."""
+        _, *names = [str(column.header) for column in self.columns]
+        indent = 0
         for first, *cells in zip(*(column.cells for column in self.columns), strict=True):
-            told = [
-                Text.assemble((f"{name} " if name else "", "bold dim"), cell if isinstance(cell, Text) else str(cell))
-                for name, cell in zip(names[1:], cells, strict=True)
-                if str(cell)
-            ]
-            lead = first if isinstance(first, Text) else Text(str(first))
-            indent = len(lead.plain) - len(lead.plain.lstrip())
-            yield lead
-            if told:
-                yield Padding(Text(" · ", "dim").join(told), (0, 0, 0, indent + 4))
+            told = [(name, _text(cell)) for name, cell in zip(names, cells, strict=True) if str(cell)]
+            lead = _text(first)
+            if lead:
+                yield lead
+                indent = len(lead.plain) - len(lead.plain.lstrip()) + INDENT
+            elif told:
+                told[0] = ("", told[0][1])
+            named = [Text.assemble((f"{name} " if name else "", "bold dim"), words) for name, words in told]
+            for line in _lines(named, width - indent):
+                yield Padding(line, (0, 0, 0, indent))
+
+
+def _lines(parts: list[Text], width: int) -> Iterator[Text]:
+    """The parts side by side, each on one line where it fits on one."""
+    line: list[Text] = []
+    for part in parts:
+        if line and BETWEEN.join([*line, part]).cell_len > width:
+            yield BETWEEN.join(line)
+            line = []
+        line.append(part)
+    if line:
+        yield BETWEEN.join(line)
+
+
+def _text(cell: object) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))
 
 
 def _needs(column: Column) -> int:

@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
-from adapters.bus import open_bus
-from ops.commands.screen import KINDS, console, ms, one_line, print_json, usd
+from adapters.bus import open_bus, without_secrets
+from ops.commands.screen import INDENT, KINDS, console, ms, one_line, print_json, usd
 from schemas import headers as h
 from schemas.decision import Decided
 from schemas.event import AttemptEnded, AttemptStarted, Replied
-from subjects import Cancel, Dead, Event, Request, parse
+from subjects import Cancel, Dead, Event, Request, parse, token
 from subjects.streams import POLICY_BUCKET
 
 ACTIVE = f"$KV.{POLICY_BUCKET}.active"
@@ -25,14 +27,16 @@ Heard = tuple[str, bytes, Mapping[str, str]]
 
 
 async def follow(url: str, client: str | None, *, as_json: bool) -> None:
-    """Until cancelled."""
+    """Until cancelled. Raises InvalidTokenError."""
+    if client is not None:
+        token("client", client)
     out = console()
     heard: asyncio.Queue[Heard] = asyncio.Queue()
     async with AsyncExitStack() as exits:
         bus = await exits.enter_async_context(open_bus(url, name="llmbus tail"))
         for subject in HEARD:
             await exits.enter_async_context(bus.listen(subject, lambda *letter: heard.put_nowait(letter)))
-        console(stderr=True).print(f"listening on {url}; Ctrl-C ends it", style="dim")
+        console(stderr=True).print(f"listening on {without_secrets(url)}; Ctrl-C ends it", style="dim")
         while True:
             subject, data, headers = await heard.get()
             kind, who = _who(subject, headers)
@@ -43,7 +47,16 @@ async def follow(url: str, client: str | None, *, as_json: bool) -> None:
                 line = {"at": now.isoformat(), "kind": kind, "subject": subject, "body": _body(data)}
                 print_json(line, indent=None)
             else:
-                out.print(_line(now, kind, who, subject, data), no_wrap=True, overflow="ellipsis")
+                say(out, *_line(now, kind, who, subject, data))
+
+
+def say(out: Console, head: Text, words: Text) -> None:
+    """On one line; on a terminal that is too narrow for it the words stand under the head."""
+    if not out.is_terminal or head.cell_len + words.cell_len <= out.width:
+        out.print(head + words, soft_wrap=True)
+    else:
+        head.rstrip()
+        out.print(head, Padding(words, (0, 0, 0, INDENT)))
 
 
 def _who(subject: str, headers: Mapping[str, str]) -> tuple[str, str]:
@@ -61,7 +74,8 @@ def _who(subject: str, headers: Mapping[str, str]) -> tuple[str, str]:
     return "policy", ""
 
 
-def _line(now: datetime, kind: str, who: str, subject: str, data: bytes) -> Text:
+def _line(now: datetime, kind: str, who: str, subject: str, data: bytes) -> tuple[Text, Text]:
+    """What happened to whom, and how."""
     client, _, rid = who.partition("/")
     style = KINDS.get(kind, "")
     try:
@@ -70,13 +84,13 @@ def _line(now: datetime, kind: str, who: str, subject: str, data: bytes) -> Text
         words = Text("cannot be read", "red")
     if kind == "replied" and words.style == "red":
         style = "red"
-    return Text.assemble(
+    head = Text.assemble(
         (f"{now:%H:%M:%S}.{now.microsecond // 1000:03} ", "dim"),
         (f"{kind:<15} ", style),
         (f"{client:<15} ", "bold"),
         (f"{rid[:12]:<12}  ", "dim"),
-        words,
     )
+    return head, words
 
 
 def _words(kind: str, subject: str, data: bytes) -> Text:

@@ -42,8 +42,8 @@ def test_ask_takes_its_options_and_stdin(url: str) -> None:
 
 
 def test_a_password_in_the_url_of_the_bus_is_told_to_nobody() -> None:
-    for command in (("nodes",), ("doctor",)):
-        ran = llmbus(*command, "--nats-url", "nats://me:hunter2@127.0.0.1:9", url=None)
+    for command, scheme in (("nodes", ""), ("doctor", "nats://")):
+        ran = llmbus(command, "--nats-url", f"{scheme}me:hunter2@127.0.0.1:9", url=None)
         assert ran.returncode == 1
         assert "127.0.0.1:9" in ran.stdout + ran.stderr
         assert "hunter2" not in ran.stdout + ran.stderr
@@ -217,3 +217,38 @@ def test_help_and_a_role_load_little(code: str, unwanted: tuple[str, ...]) -> No
 
 def test_help_says_what_it_is() -> None:
     assert "An event-driven LLM router" in llmbus("--help").stdout
+
+
+@pytest.mark.parametrize("group", [(), ("policy",), ("key",)])
+def test_help_cuts_no_sentence(group: tuple[str, ...]) -> None:
+    ran = subprocess.run(
+        [LLMBUS, *group, "--help"], capture_output=True, text=True, env=ENVIRON | {"COLUMNS": "60"}, check=True
+    )
+    listed = ran.stdout.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+    assert max(map(len, ran.stdout.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("ask",),
+        ("ask", "x", "--deadline-ms", "0"),
+        ("result", "x", "--wait", "-1"),
+        ("edge", "--port", "65536"),
+        ("key", "create", "npc-ai", "--usd-per-day", "inf"),
+        *(("nodes", "--nats-url", url) for url in ("", "http://x", "nats://x:99999", "nats://x:port", "nats://[::1")),
+    ],
+)
+def test_a_wrong_command_line_is_told_at_once(words: tuple[str, ...]) -> None:
+    ran = llmbus(*words)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("Usage: llmbus")
+    assert "Error: " in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_tail_refuses_a_client_that_there_cannot_be() -> None:
+    assert "must be 1 to 64 of" in refusal("tail", "--client", "a b")

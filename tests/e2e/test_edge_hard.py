@@ -67,6 +67,10 @@ async def test_no_door_and_no_method_are_typed_too() -> None:
         assert missing.status_code == 404
         assert told(wrong := await http.delete(CHAT))["type"] == "bad_request"
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert "takes POST, not DELETE" in told(wrong)["message"]
+        for door in (CHAT, "/v1/messages", "/v1/embeddings", "/route"):
+            assert "the body is empty" in told(empty := await http.post(door))["message"]
+            assert empty.status_code == 400
 
 
 async def test_large_bodies_are_refused_and_held_by_nobody() -> None:
@@ -90,7 +94,9 @@ async def test_large_bodies_are_refused_and_held_by_nobody() -> None:
 
 async def test_a_body_that_grows_when_it_is_written_anew_is_refused_too() -> None:
     async with inside() as whole, edge_on(whole.url) as http:
-        body = b'{%s,"metadata":{"a":[%s]}}' % (MESSAGES, b",".join([b"1e15"] * 390_000))
+        numbers = b",".join([b"1e15"] * 45_000)
+        body = b'{%s,"metadata":{"a":[%s],"b":"%s"}}' % (MESSAGES, numbers, b"x" * 1_700_000)
+        assert len(body) < 2_000_000
         response = await http.post(CHAT, content=body, headers=JSON)
         assert response.status_code == 413
         assert told(response)["type"] == "payload_too_large"

@@ -82,6 +82,16 @@ def test_roles_end_when_they_are_told(nats_url: str) -> None:
     assert "the policy has no node 'nowhere'" in refusal("node", "nowhere", url=nats_url)
 
 
+@pytest.mark.parametrize("words", [("router",), ("node", "macbook"), ("edge", "--port", "0")])
+def test_a_role_that_still_looks_for_its_bus_ends_when_it_is_told(words: tuple[str, ...]) -> None:
+    with running(*words, url="nats://127.0.0.1:9") as role:
+        assert "bus.error" in line(role.stderr)
+        role.send_signal(signal.SIGINT)
+        _, said = role.communicate(timeout=PATIENCE_S)
+    assert role.returncode == 0
+    assert "no nats-server answers" not in said.decode()
+
+
 def test_a_node_with_a_bad_file_of_keys_does_not_start_and_shows_no_key(nats_url: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-canary sk-canary-2\n")
     environ = ENVIRON | {"NATS_URL": nats_url, "OPENAI_API_KEY_FILE": str(tmp_path / "keys")}

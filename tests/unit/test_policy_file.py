@@ -274,6 +274,12 @@ def test_all_problems_are_named_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_what_is_wrong_in_a_part_that_others_share_is_told_once() -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_policy(TEXT.replace("code: &coder {models: [coder]}", "code: &coder {models: [codr]}"), "ops/policy.yaml")
+    assert [problem.where for problem in refused.value.problems] == ["tasks.code.models[0]"]
+
+
 @pytest.mark.parametrize("text", ["", "# only a comment", "just text", "- 1", "null", "3"])
 def test_what_is_no_mapping_is_refused(text: str) -> None:
     (problem,) = found_in(text)

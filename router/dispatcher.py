@@ -83,13 +83,18 @@ class Dispatcher:
         except ValidationError:
             await bury(self._bus, delivery, "bad_wait", "not a waiting request")
             return
+        asked, received_ms = await self._read_back(seq)
+        await self._book.cancels.look((asked.client, asked.rid))
+        await self._dispatch(asked, received_ms, fresh=delivery.delivered == 1)()
+
+    async def _read_back(self, seq: int) -> tuple[Asked, int]:
+        """A request that was here before, and when it was stored."""
         letter = await self._bus.get(REQUESTS, seq)
         subject = parse(letter.subject) if letter else None
         if letter is None or not isinstance(subject, Request):
             raise UnavailableError(REQUESTS, f"request {seq} cannot be read back")
         asked = admit(subject, letter.data, letter.headers, seq, self._book.in_force.policy.limits)
-        await self._book.cancels.look((asked.client, asked.rid))
-        await self._dispatch(asked, letter.timestamp_ms, fresh=delivery.delivered == 1)()
+        return asked, letter.timestamp_ms
 
     def _dispatch(self, asked: Asked, received_ms: int, *, fresh: bool) -> Rest:
         """`fresh`: it was never seen before, as far as the broker can tell."""
@@ -203,11 +208,23 @@ class Dispatcher:
                 await self._apply(asked, world, ruling)
             return
         if sent and doubled is not None:
+            if stored is None and isinstance(before.decision.choice, Forward):
+                # The first one's work was never stored, and would be dropped now: ours has taken its message id.
+                if before.request_hash == asked.request_hash:
+                    return  # and is the same
+                await self._send_anew(before)
             await self._bus.delete(WORK, doubled.seq)
         if before.request_hash != asked.request_hash:
             await self._conflict(asked, world, reply_subject)
         elif stored is not None:
             await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))
+
+    async def _send_anew(self, before: Decided) -> None:
+        first, _ = await self._read_back(before.request_seq)
+        again = decide(first, before.world, self._book.in_force.policy)
+        work = _work(first, before.world, Ruling(before.decision, again.chat))
+        if work is not None:
+            await send_work(self._bus, work, anew=True)
 
     async def _conflict(self, asked: Asked, world: World, reply_subject: str) -> None:
         """The id is taken by another request: answered under the id of its sequence, and heard under its own."""

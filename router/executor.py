@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 WORKING_S = 2.0
 """A third of the acknowledgement time."""
 COUNT_S = 0.5
+UNSTARTED = 4
+"""So many times as often as poison may work come back that is not on the record as started."""
 DRAIN_S = 30.0
 """What may be finished when the node is told to stop; the rest is handed back."""
 
@@ -182,9 +184,8 @@ class Executor:
         held.key, held.movable = (work.client, work.rid), bool(work.fallbacks)
         if delivery.delivered > 1 and await self._done_before(seat, work):
             return
-        if delivery.delivered > self._max_deliveries:
+        if delivery.delivered > self._max_deliveries and (why := await self._poison(work, delivery)):
             await bury(self._bus, delivery, "poison", f"delivered {delivery.delivered} times without an outcome")
-            why = f"its attempt was started {self._max_deliveries} times and never ended"
             await self._reporter.ended(self._unanswered(seat, work, delivery, FailureKind.POISON, why))
             return
         if held.key in self._cancels:
@@ -210,6 +211,15 @@ class Executor:
             held.running = True
             self._shifts.more(held.lane)  # it waits no longer
             await self._attempt(seat, work, held)
+
+    async def _poison(self, work: WorkItem, delivery: Delivery) -> str | None:
+        """Why it seems to bring executors down; not what only waited here while something else did."""
+        starts = await self._reporter.starts(work)
+        if starts >= self._max_deliveries - 1:
+            return f"its attempt was started {starts} times and never ended"
+        if delivery.delivered > UNSTARTED * self._max_deliveries:
+            return f"it was delivered {delivery.delivered} times, started {starts} times and never ended"
+        return None
 
     async def _done_before(self, seat: Seat, work: WorkItem) -> bool:
         """Whether it has an outcome or a reply, or was moved elsewhere."""

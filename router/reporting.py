@@ -90,6 +90,12 @@ class Reporter:
                 return ended
         return None
 
+    async def starts(self, work: WorkItem) -> int:
+        """How often this attempt is on the record as started; of the first time it may be missing."""
+        subject = str(Event(work.client, work.rid, "attempt_started"))
+        started = [AttemptStarted.decode(letter.data) async for letter in self._bus.read(EVENTS, subject)]
+        return sum(each.attempt_id.startswith(f"{work.attempt}.") for each in started)
+
     def _publish(self, outcome: Outcome) -> Awaitable[Stored]:
         work = outcome.work
         # The id is without the delivery count: of two executions of an attempt the first outcome counts.

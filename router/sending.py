@@ -16,8 +16,10 @@ OUTCOME_BYTES = 65_536
 """An outcome carries its work back, with what became of it."""
 
 
-def send_work(bus: Bus, work: WorkItem, *, at_ms: int | None = None) -> Awaitable[Stored]:
+def send_work(bus: Bus, work: WorkItem, *, at_ms: int | None = None, anew: bool = False) -> Awaitable[Stored]:
     """Put an attempt on its node's subject, once, at that broker time if one is given: nobody sleeps on it.
+
+    `anew`: though its message id is taken.
 
     Raises TooLargeError at once, BusError when awaited.
     """
@@ -26,7 +28,7 @@ def send_work(bus: Bus, work: WorkItem, *, at_ms: int | None = None) -> Awaitabl
     if len(body) > bus.max_payload_bytes - OUTCOME_BYTES:
         raise TooLargeError(subject, f"the work has {len(body)} bytes and must leave {OUTCOME_BYTES} to its outcome")
     headers = {h.DEADLINE_AT_MS: str(work.deadline_at_ms)}
-    msg_id = message_id("work", work.client, work.rid, work.attempt)
+    msg_id = message_id("work_anew" if anew else "work", work.client, work.rid, work.attempt)
     if at_ms is None:
         return bus.send(subject, body, headers=headers, msg_id=msg_id)
     headers |= schedule(at_ms, subject)

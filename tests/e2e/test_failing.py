@@ -8,9 +8,11 @@ import pytest
 from adapters.client import Client, RequestFailedError
 from ops.policy_store import PolicyStore
 from router.ports import Delivery, Letter, later
-from schemas import Heartbeat, LlmRequest, ModelState, Reply
+from router.reporting import Reporter
+from schemas import LlmRequest, Reply
 from schemas import headers as h
 from schemas.decision import Decided
+from schemas.work import WorkItem
 from subjects import Reply as ReplySubject
 from subjects.streams import DEAD, EVENTS, POLICY_BUCKET, REPLIES, WORK, work_consumer
 from tests.support.inside import POLICY, Inside, inside
@@ -195,7 +197,7 @@ async def test_a_node_that_never_comes_is_told_in_time() -> None:
 async def test_work_whose_node_died_is_answered_at_its_deadline() -> None:
     async with inside() as whole:
         # A node that is heard and never takes anything: its heartbeat stands, its work stays.
-        await heard(whole, "bench")
+        await whole.heard("bench")
         beat = await whole.bus.last("KV_llm_nodes", "$KV.llm_nodes.bench")
         assert beat is not None
         ghost = POLICY.replace("nodes:\n  bench: {}", "nodes:\n  bench: {}\n  ghost: {}").replace(
@@ -205,7 +207,7 @@ async def test_work_whose_node_died_is_answered_at_its_deadline() -> None:
         revision = await whole.apply(lambda _: ghost)
         await in_force(whole, revision)
         await whole.bus.tell("$KV.llm_nodes.ghost", beat.data.replace(b'"node":"bench"', b'"node":"ghost"'))
-        await heard(whole, "ghost")
+        await whole.heard("ghost")
         with pytest.raises(RequestFailedError) as failed:
             await whole.client.ask(LlmRequest(prompt="into the void", deadline_ms=800), capability="code")
         assert failed.value.error.type == "deadline_exceeded"
@@ -225,37 +227,46 @@ async def test_a_slow_model_is_stopped_at_the_deadline() -> None:
         assert failed.value.error.spent == "unknown"
 
 
-async def test_work_that_always_comes_back_is_poison() -> None:
+@pytest.mark.parametrize(("times", "started"), [(5, True), (20, False)], ids=["started", "never-started"])
+async def test_work_that_always_comes_back_is_poison(times: int, started: bool) -> None:
     async with inside(nodes=False) as whole:
-        model = ModelState(provider="loopback")
-        beat = Heartbeat(node="bench", instance="i", version="0", models={"echo": model, "spare": model})
-        await whole.bus.tell("$KV.llm_nodes.bench", beat.encode())
-        await heard(whole, "bench")
+        await whole.pretend_node()
         ask = asyncio.create_task(whole.client.ask("brings it down", capability="code", request_id="r1"))
 
-        # Five executors that died with the work in their hands.
-        died = asyncio.Semaphore(0)
-
-        async def die(delivery: Delivery) -> None:
-            await delivery.nak(0)
-            died.release()
-
-        async with whole.bus.consume(work_consumer("bench", "echo", "normal"), later(die), batch=lambda: 1):
-            for _ in range(5):
-                await died.acquire()
+        await executors_die(whole, times, started=started)
         await whole.start_node()
         with pytest.raises(RequestFailedError) as failed:
             async with asyncio.timeout(20):
                 await ask
-        assert failed.value.error.type == "poison"
+        assert (failed.value.error.type, failed.value.error.spent) == ("poison", "unknown")
         assert "llm.dead.poison" in await dead_letters(whole)
-        assert await whole.bus.last(EVENTS, "llm.evt.tester.r1.attempt_started") is None
+        assert await whole.bus.count(EVENTS, "llm.evt.tester.r1.attempt_started") == (times - 1 if started else 0)
 
 
-async def heard(whole: Inside, node: str) -> None:
-    async with asyncio.timeout(5):
-        while whole.book is None or node not in whole.book.nodes:
-            await asyncio.sleep(0.01)
+async def test_what_only_waited_where_executors_died_is_no_poison() -> None:
+    async with inside(nodes=False) as whole:
+        await whole.pretend_node()
+        ask = asyncio.create_task(whole.client.ask("나는 기다렸을 뿐이다", capability="code", request_id="r1"))
+        await executors_die(whole, 7, started=False)
+        await whole.start_node()
+        async with asyncio.timeout(20):
+            assert (await ask).status == "ok"
+
+
+async def executors_die(whole: Inside, times: int, *, started: bool) -> None:
+    """With the work in their hands; of the first time an executor's start may be missing."""
+    died = asyncio.Semaphore(0)
+
+    async def die(delivery: Delivery) -> None:
+        if started and delivery.delivered > 1:
+            work = WorkItem.decode(delivery.data)
+            await Reporter(whole.bus, "bench").started(work, f"1.{delivery.delivered}", "loopback", whole.bus.now_ms())
+        await delivery.nak(0)
+        died.release()
+
+    async with whole.bus.consume(work_consumer("bench", "echo", "normal"), later(die), batch=lambda: 1):
+        for _ in range(times):
+            await died.acquire()
 
 
 async def in_force(whole: Inside, revision: int) -> None:

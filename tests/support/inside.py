@@ -1,5 +1,6 @@
 """A whole bus inside the test's own process, on a real nats-server: broker, router, node `bench`, client."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,6 +15,7 @@ from ops.node import node
 from ops.policy_store import PolicyStore
 from ops.router import router
 from router.world_book import WorldBook
+from schemas import Heartbeat, ModelState
 from subjects.streams import POLICY_BUCKET
 
 POLICY = (Path(__file__).with_name("data") / "loopback_policy.yaml").read_text()
@@ -34,6 +36,19 @@ class Inside:
 
     async def start_node(self, *, stand_in: bool = False) -> None:
         await self.stack.enter_async_context(node(self.url, "bench", stand_in=stand_in, environ=self.environ))
+
+    async def pretend_node(self) -> None:
+        """Node `bench` is heard of, and nothing is there to take its work."""
+        model = ModelState(provider="loopback")
+        beat = Heartbeat(node="bench", instance="i", version="0", models={"echo": model, "spare": model})
+        await self.bus.tell("$KV.llm_nodes.bench", beat.encode())
+        await self.heard("bench")
+
+    async def heard(self, name: str) -> None:
+        """Wait until the router knows of that node."""
+        async with asyncio.timeout(5):
+            while self.book is None or name not in self.book.nodes:
+                await asyncio.sleep(0.01)
 
     async def start_router(self) -> WorldBook:
         return await self.stack.enter_async_context(router(self.url))

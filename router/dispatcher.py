@@ -201,20 +201,23 @@ class Dispatcher:
                 again = decide(asked, before.world, self._book.in_force.policy)
                 await self._apply(asked, before.world, Ruling(before.decision, again.chat))
             return
-        if long_ago and (stored is None or stored.timestamp_ms >= world.received_ms):
-            # After the retention an id is new; a reply younger than the request is what its own work has brought.
+        # A reply younger than the request is what its own work has brought.
+        unanswered = stored is None or stored.timestamp_ms >= world.received_ms
+        same = before.request_hash == asked.request_hash
+        if long_ago and unanswered:
+            # After the retention an id is new.
             await self._record(asked, world, ruling.decision, after=letter.seq)
             if not sent:
                 await self._apply(asked, world, ruling)
             return
         if sent and doubled is not None:
-            if stored is None and isinstance(before.decision.choice, Forward):
-                # The first one's work was never stored, and would be dropped now: ours has taken its message id.
-                if before.request_hash == asked.request_hash:
-                    return  # and is the same
+            # The first one's work was never stored, and would be dropped now: ours has taken its message id.
+            in_its_place = unanswered and isinstance(before.decision.choice, Forward)
+            if in_its_place and not same:
                 await self._send_anew(before)
-            await self._bus.delete(WORK, doubled.seq)
-        if before.request_hash != asked.request_hash:
+            if not (in_its_place and same):
+                await self._bus.delete(WORK, doubled.seq)
+        if not same:
             await self._conflict(asked, world, reply_subject)
         elif stored is not None:
             await tell_again(self._bus, reply_subject, stored.data, dict(stored.headers))

@@ -7,15 +7,18 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-DEFAULT_URL = "nats://127.0.0.1:4222"
+DEFAULT_PORT = 4222
+DEFAULT_URL = f"nats://127.0.0.1:{DEFAULT_PORT}"
 
 SCHEMES = ("nats", "tls", "ws", "wss")
 
 
-def _server(url: str) -> str:
+def server(url: str | None) -> str | None:
     """With its scheme, so that a password in it is found and not told. Raises typer.BadParameter."""
     from urllib.parse import urlsplit
 
+    if url is None:
+        return None
     url = url if "://" in url else f"nats://{url}"
     try:
         parts = urlsplit(url)
@@ -30,7 +33,7 @@ def _server(url: str) -> str:
 NatsUrl = Annotated[
     str,
     typer.Option(
-        "--nats-url", envvar="NATS_URL", metavar="URL", callback=_server, help="The nats-server to connect to."
+        "--nats-url", envvar="NATS_URL", metavar="URL", callback=server, help="The nats-server to connect to."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -12,7 +12,7 @@ import nats.errors
 from pydantic import ValidationError
 
 from adapters.ask import SERVICE
-from adapters.bus import JetStreamBus, open_bus
+from adapters.bus import JetStreamBus, open_bus, without_secrets
 from ops.broker import Broker
 from ops.commands.children import Child, Say
 from ops.commands.kept_broker import kept_broker
@@ -76,7 +76,7 @@ async def stack(
         url = url or (server.url if server else "")
         bus = await exits.enter_async_context(open_bus(url, name="llmbus up", make=True))
         if not server:
-            say("broker", f"{url}  not ours, and stays when we go", True)
+            say("broker", f"{without_secrets(url)}  not ours, and stays when we go", True)
         policies = await policy_store(bus)
         active = await policies.active()
         beats: dict[str, Heartbeat] = {}

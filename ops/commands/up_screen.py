@@ -15,9 +15,10 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from adapters.bus import JetStreamBus
+from adapters.bus import JetStreamBus, without_secrets
 from ops.bench import Bench
 from ops.commands.children import Child
+from ops.commands.options import DEFAULT_PORT
 from ops.commands.screen import console, print_json
 from ops.commands.stack import Stack, stack
 from router.errors import BusError
@@ -26,7 +27,6 @@ from schemas.policy import Policy
 from subjects.streams import REPLIES, REQUESTS
 
 COUNT_S = 1.0
-DEFAULT_PORT = 4222
 PART_WIDTH = 10
 
 
@@ -116,7 +116,7 @@ async def reasons(policy: Policy, beat: Heartbeat) -> dict[str, str | None]:
 
 
 def _hint(running: Stack, port: int) -> Text:
-    url = "" if running.broker and port == DEFAULT_PORT else f" --nats-url {running.url}"
+    url = "" if running.broker and port == DEFAULT_PORT else f" --nats-url {without_secrets(running.url)}"
     return Text.assemble(
         "\n  ready in ", (f"{running.started_s:.1f} s", "bold"), "; try  ", (f'llmbus ask "Hello"{url}', "cyan"),
         f"\n  logs {running.logs}; Ctrl-C stops it all\n",
@@ -148,7 +148,7 @@ async def _count(bus: JetStreamBus, stream: str) -> int:
 def _facts(running: Stack) -> dict[str, object]:
     return {
         "ready": True,
-        "url": running.url,
+        "url": without_secrets(running.url),
         "http": running.http,
         "started_s": round(running.started_s, 3),
         "policy": running.revision.number,

@@ -18,6 +18,7 @@ from tests.support.command import (
     family,
     gone,
     line,
+    llmbus,
     ready,
     refusal,
     running,
@@ -48,6 +49,15 @@ def test_up_and_down(tmp_path: Path) -> None:
         up.send_signal(signal.SIGINT)
         assert up.wait(PATIENCE_S) == 0
     assert gone(started)
+
+
+def test_up_refuses_what_it_would_have_to_ignore_and_shows_no_password() -> None:
+    url = "nats://me:canary@127.0.0.1:9"
+    for wrong in (["--port", "4333", "--nats-url", url], ["--http-port", "-1"], ["--nats-url", "http://x"]):
+        ran = llmbus("up", *wrong)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert wrong[0] in ran.stderr
+        assert "canary" not in ran.stderr
 
 
 def test_up_with_keys_answers_over_http_only_who_shows_one(tmp_path: Path) -> None:

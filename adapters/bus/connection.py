@@ -149,7 +149,7 @@ async def _unused(_msg: Msg) -> None:
 
 def without_secrets(url: str) -> str:
     """A url may be written with a password, or with a key in its query; fit to be told."""
-    parts = urlsplit(url)
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -168,8 +168,15 @@ async def connect(
     After three pings without an answer it counts as lost.
     """
 
+    told = ""
+
     async def on_error(error: Exception) -> None:
-        log.warning("bus.error", connection=name, error=str(error) or type(error).__name__)
+        """Ten times a second while the server is away: told once."""
+        nonlocal told
+        words = str(error) or type(error).__name__
+        if words != told:
+            log.warning("bus.error", connection=name, error=words)
+        told = words
 
     closing = False
 
@@ -180,6 +187,8 @@ async def connect(
                 on_lost()
 
     async def reconnected() -> None:
+        nonlocal told
+        told = ""
         log.info("bus.reconnected", connection=name)
         if on_reconnect is not None:
             await on_reconnect()

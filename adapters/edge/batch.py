@@ -64,6 +64,8 @@ def add(app: FastAPI, edge: Edge, door: Route, tag: str) -> None:
 
 def read_items(body: bytes, rid: str) -> list[Any]:
     """The requests of a batch, each still to be read. Raises RequestFailedError: bad_request."""
+    if not body:
+        raise RequestFailedError.of(ErrorType.BAD_REQUEST, rid, "the body is empty; send a list of requests, see /docs")
     try:
         said = from_json(body)
     except ValueError as error:

@@ -46,6 +46,7 @@ def add(app: FastAPI, edge: Edge, tag: str) -> None:
 
     for path, handle in (("/health", health), ("/models", models), ("/memory", memory)):
         app.get(path, tags=[tag], name=path)(handle)
+    app.head("/health", include_in_schema=False)(health)  # as load balancers ask
 
 
 def models_told(policy: Policy, heard: Mapping[str, Heartbeat]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def choose_route(request: LlmRequest, capability: str, policy: Policy, tokens_in
     """The first that applies: the model asked for, the agent's preference, the task, the capability, the default."""
     entry = policy.capabilities.get(capability)
     if entry is None:
-        known = ", ".join(sorted(policy.capabilities)[:MATCHES_SHOWN])
+        known = _listed(sorted(policy.capabilities))
         return Refuse(error=ErrorType.NO_ROUTE, message=f"unknown capability {capability!r}; known are: {known}")
     task = (request.task if request.embed is None else None) or entry.task
     # An agent's preferences and a request's task are about chats.
@@ -59,8 +59,13 @@ def _named_model(name: str, policy: Policy) -> tuple[str, Route] | Refuse:
     # Clients that other people wrote ask by the backend's own name, gpt-4.1 or qwen3:14b.
     if own := next((own for own, model in policy.models.items() if model.backend == name), None):
         return f"model:{own}", Route(models=(own,), fallback=policy.models[own].fallback)
-    known = ", ".join((*sorted(policy.aliases), *sorted(policy.models))[:MATCHES_SHOWN])
+    known = _listed([*sorted(policy.aliases), *sorted(policy.models)])
     return Refuse(error=ErrorType.NO_ROUTE, message=f"unknown model {name[:64]!r}; known are: {known}")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MATCHES_SHOWN
+    return ", ".join(names[:MATCHES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _task_route(name: str, request: LlmRequest, policy: Policy, tokens_in: int) -> tuple[str, Route]:

@@ -50,6 +50,8 @@ async def test_whatever_is_away_is_named_in_time_and_noticed_when_it_is_back(tmp
     async with live_bus(policy=policy, nodes=("bench", "other")) as bus, edge_on(bus.url) as http:
         health = Watched(http)
         body = await health.until(200, "ok")
+        head = await http.head("/health")
+        assert (head.status_code, head.content) == (200, b"")
         assert body["nodes"]["other"]["backends"]["loopback"]["reachable"]
         bus.roles["other"].freeze()
         body = await health.until(200, "degraded", "does not answer")

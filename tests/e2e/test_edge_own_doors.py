@@ -128,6 +128,7 @@ async def test_a_batch_that_is_sent_again_at_once_is_told_what_it_was_told(monke
 async def test_what_is_no_batch_is_refused_whole() -> None:
     async with inside(nodes=False, routers=0) as whole, edge_on(whole.url) as http:
         for body in (
+            b"",
             b"[]",
             b"{}",
             b"7",

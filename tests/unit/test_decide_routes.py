@@ -214,6 +214,7 @@ def test_a_name_that_leads_nowhere_is_refused_with_those_that_lead_somewhere(
     assert (refused(decision), decision.stage) == (ErrorType.NO_ROUTE, "task")
     assert isinstance(decision.choice, Refuse)
     assert "known are: " in decision.choice.message
+    assert (" more" in decision.choice.message) == ("model" in body)
 
 
 def test_when_a_route_is_out_its_fallback_chain_follows_in_order() -> None:

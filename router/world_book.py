@@ -54,9 +54,11 @@ class WorldBook:
     def _world(
         self, as_of_ms: int, received_ms: int, request_seq: int, key: Key | None, retries_left: int | None
     ) -> World:
+        linked_ms = self._bus.link().since_ms
         return World(
             as_of_ms=as_of_ms,
             received_ms=received_ms,
+            linked_ms=linked_ms if linked_ms > received_ms else None,
             request_seq=request_seq,
             policy=self.in_force.revision,
             cancelled=True if key in self.cancels else None,

@@ -19,6 +19,8 @@ class World(Wire):
     as_of_ms: int
     received_ms: int
     """When the broker received the request."""
+    linked_ms: int | None = None
+    """Since when the router hears nodes, if that is later."""
     request_seq: int
     """Its sequence in LLM_REQUESTS: the turn in a round robin."""
     policy: int

@@ -106,7 +106,8 @@ def _nobody(request: LlmRequest, found: Plan, tokens_in: int, policy: Policy, wo
     reasons = ", ".join(f"{c.model}@{c.node} {c.passed_over}" for c in found.considered)
     waited_ms = world.as_of_ms - world.received_ms
     deadline_ms = deadline_at_ms(request, world)
-    patience_ms = deadline_ms if _overloaded(found) else world.received_ms + policy.limits.node_wait_ms
+    known_ms = world.linked_ms or world.received_ms
+    patience_ms = deadline_ms if _overloaded(found) else known_ms + policy.limits.node_wait_ms
     if found.may_come and world.as_of_ms < min(patience_ms, deadline_ms):
         pause_ms = min(MAX_WAIT_MS, max(FIRST_WAIT_MS, waited_ms // 2))
         return Wait(until_ms=min(world.as_of_ms + pause_ms, deadline_ms))

@@ -14,7 +14,7 @@ from schemas import headers as h
 from schemas.decision import Decided
 from schemas.work import WorkItem
 from subjects import Reply as ReplySubject
-from subjects.streams import DEAD, EVENTS, POLICY_BUCKET, REPLIES, WORK, work_consumer
+from subjects.streams import DEAD, EVENTS, POLICY_BUCKET, REPLIES, REQUESTS, WORK, work_consumer
 from tests.support.inside import POLICY, Inside, inside
 
 MALFORMED = {
@@ -183,6 +183,21 @@ async def test_a_request_waits_for_its_node_to_come_up() -> None:
         await whole.start_node()
         replies = await asyncio.gather(*asks)
         assert {reply.status for reply in replies} == {"ok"}
+
+
+async def test_a_router_that_comes_late_does_not_refuse_what_the_nodes_may_still_take() -> None:
+    async with inside(nodes=False, routers=0, policy=POLICY + "limits: {node_wait_ms: 1500}\n") as whole:
+        ticket = await whole.client.submit("아직 거기 있나요?", capability="code", request_id="r1")
+        letter = await whole.bus.last(REQUESTS, "llm.req.code")
+        assert letter is not None
+        async with asyncio.timeout(5):
+            while whole.bus.now_ms() < letter.timestamp_ms + 1_600:
+                await asyncio.sleep(0.05)
+            await whole.start_router()
+            while not await whole.bus.count(WORK, "llm.work.router.>"):
+                await asyncio.sleep(0)
+            await whole.start_node()
+        assert (await whole.client.result_of(ticket)).status == "ok"
 
 
 async def test_a_node_that_never_comes_is_told_in_time() -> None:

@@ -169,6 +169,14 @@ def test_while_a_node_may_come_up_the_request_waits_and_then_is_refused() -> Non
     assert (decision.choice.error, decision.choice.retry_after_ms) == (ErrorType.OVERLOADED, RETRY_AFTER_MS)
 
 
+def test_a_request_from_before_an_outage_waits_as_long_as_one_from_after_it() -> None:
+    policy = small()
+    back = NOW + policy.limits.node_wait_ms + 5_000
+    seen = world(policy, as_of_ms=back + 100, received_ms=NOW, a=None, b=None)
+    assert isinstance(ruled(policy, "plan", seen).choice, Refuse)
+    assert isinstance(ruled(policy, "plan", seen.model_copy(update={"linked_ms": back})).choice, Wait)
+
+
 def test_it_waits_for_a_queue_as_long_as_its_deadline_allows_and_never_longer() -> None:
     policy = small()
     full = NodeView(heard_ms=NOW + 59_900, models={"big": state(waiting=2000)})

@@ -71,16 +71,22 @@ class Canceller:
             cancelled.encode(),
             msg_id=message_id("cancelled", key.client, key.rid),
         )
-        if stored is not None:
-            return  # the node that ran it was faster
-        work = await self._take_back(key, decided)
+        queued = await self._queued(key, decided)
+        if stored is None:
+            await self._answer(key, decided, queued[-1][1] if queued else None)
+        # Only now: without a reply it is its work that brings one, should this process die.
+        for seq, _ in queued:
+            await self._bus.delete(WORK, seq)
+
+    async def _answer(self, key: Cancel, decided: Decided, latest: WorkItem | None) -> None:
+        """Unless the node that runs it does."""
         started = await self._bus.last(EVENTS, str(Event(key.client, key.rid, "attempt_started"))) is not None
         if started:
             for _ in range(RUNNING_LOOKS):
                 await asyncio.sleep(LOOK_S)
                 if await self._stored(key) is not None:
                     return
-        await write_reply(self._bus, self._reply(decided, work, "unknown" if started else "no"))
+        await write_reply(self._bus, self._reply(decided, latest, "unknown" if started else "no"))
 
     async def _decided(self, key: Cancel) -> Decided | None:
         for _ in range(UNDECIDED_LOOKS):
@@ -94,9 +100,9 @@ class Canceller:
         letter = await self._bus.last(REPLIES, str(ReplySubject(key.client, key.rid)))
         return Reply.decode(letter.data) if letter else None
 
-    async def _take_back(self, key: Cancel, decided: Decided) -> WorkItem | None:
-        """Delete what is queued or scheduled for it, of this client only; the latest attempt among it."""
-        latest = None
+    async def _queued(self, key: Cancel, decided: Decided) -> list[tuple[int, WorkItem]]:
+        """What is queued or scheduled for it, of this client only, with its sequence; the latest attempt last."""
+        found = []
         slot = f"seq-{decided.request_seq}"
         for subject in (f"llm.work.*.*.*.{key.rid}", f"llm.work.{ROUTER}.delay.*.{slot}"):
             async for letter in self._bus.read(WORK, subject):
@@ -105,9 +111,8 @@ class Canceller:
                 except ValidationError:
                     continue
                 if (work.client, work.rid) == (key.client, key.rid):
-                    await self._bus.delete(WORK, letter.seq)
-                    latest = work
-        return latest
+                    found.append((letter.seq, work))
+        return found
 
     def _reply(self, decided: Decided, work: WorkItem | None, spent: Spent) -> Reply:
         world = self._book.world(received_ms=decided.world.received_ms, request_seq=decided.request_seq)

@@ -2,15 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import pytest
 
-from adapters.client import Client
+from adapters.bus import JetStreamBus
+from adapters.client import Client, RequestFailedError
+from ops.policy_file import load_policy
+from router.canceller import Canceller
+from router.dispatcher import Dispatcher
+from router.ports import Bus, Stored
+from router.world_book import PolicyInForce, WorldBook
 from schemas import LlmRequest, Reply
 from schemas.event import Cancelled
 from subjects import Cancel
-from subjects.streams import CANCELLER, EVENTS, REPLIES, WORK
+from subjects.streams import CANCELLER, DEAD, EVENTS, REPLIES, WORK
 from tests.support.faults import PROMPT, Held, ask, begin, both_ways, heard, nothing_left, told_of, tried, usd
+from tests.support.inside import POLICY, inside
 from tests.support.openai_speech import DONE, FINISH, USAGE, error, event, refusing
 from tests.support.scripted_upstream import Exchange
 from tests.support.upstreams import Policy, Upstreams, alone, one_slot, patient, upstreams
@@ -126,6 +136,42 @@ async def test_while_it_waits_for_a_node_it_ends_and_the_node_never_hears_of_it(
         assert (await ask(up, "r2")).model == "primary"
         await nothing_left(up)
         assert up.calls == (1, 0, 0)
+
+
+class Failing:
+    """A bus on which no reply can be sent."""
+
+    def __init__(self, bus: JetStreamBus) -> None:
+        self._bus = bus
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    def send(self, subject: str, *args: Any, **settings: Any) -> Awaitable[Stored]:
+        if subject.startswith("llm.res."):
+            raise RuntimeError("dies here")
+        return self._bus.send(subject, *args, **settings)
+
+
+async def test_routers_that_die_over_a_cancellation_leave_the_work_to_its_node() -> None:
+    async with inside(nodes=False, routers=0) as whole, AsyncExitStack() as parts:
+        book = whole.book = WorldBook(whole.bus, PolicyInForce(1, load_policy(POLICY, "policy")))
+        for part in (book.listening(), Dispatcher(whole.bus, book).running()):
+            await parts.enter_async_context(part)
+        await whole.pretend_node()
+        asking = asyncio.create_task(whole.client.ask("취소할 것", capability="code", request_id="r1"))
+        async with asyncio.timeout(15):
+            while not await whole.bus.count(WORK, "llm.work.>"):
+                await asyncio.sleep(0.01)
+            async with Canceller(cast("Bus", Failing(whole.bus)), book).running():
+                await whole.bus.publish(str(Cancel("tester", "r1")), b"")
+                while await whole.bus.last(DEAD, "llm.dead.poison") is None:
+                    await asyncio.sleep(0.01)
+            await whole.start_node()
+            await whole.start_router()
+            with pytest.raises(RequestFailedError) as failed:
+                await asking
+        assert failed.value.error.type == "cancelled"
 
 
 async def test_while_it_waits_for_a_breaker_it_ends_long_before_the_wait_does() -> None:

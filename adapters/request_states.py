@@ -174,7 +174,7 @@ async def _open(bus: JetStreamBus, decided: Decided, events: Sequence[tuple[Even
 async def _work(bus: JetStreamBus, decided: Decided) -> tuple[Letter, WorkItem] | None:
     """What is queued, run or scheduled for it."""
     found = None
-    for subject in (f"llm.work.*.*.*.{decided.rid}", f"llm.work.{ROUTER}.delay.*.seq-{decided.request_seq}"):
+    for subject in (f"llm.work.*.*.*.{decided.rid}", f"llm.work.{ROUTER}.retry.*.seq-{decided.request_seq}"):
         async for letter in bus.read(WORK, subject):
             with suppress(ValidationError):
                 work = WorkItem.decode(letter.data)

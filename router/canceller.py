@@ -104,7 +104,7 @@ class Canceller:
         """What is queued or scheduled for it, of this client only, with its sequence; the latest attempt last."""
         found = []
         slot = f"seq-{decided.request_seq}"
-        for subject in (f"llm.work.*.*.*.{key.rid}", f"llm.work.{ROUTER}.delay.*.{slot}"):
+        for subject in (f"llm.work.*.*.*.{key.rid}", f"llm.work.{ROUTER}.retry.*.{slot}"):
             async for letter in self._bus.read(WORK, subject):
                 try:
                     work = WorkItem.decode(letter.data)

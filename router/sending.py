@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from typing import Literal
 
 from router.errors import TooLargeError
 from router.ports import Bus, Stored
@@ -32,12 +33,16 @@ def send_work(bus: Bus, work: WorkItem, *, at_ms: int | None = None, anew: bool 
     if at_ms is None:
         return bus.send(subject, body, headers=headers, msg_id=msg_id)
     headers |= schedule(at_ms, subject)
-    return bus.send(delayed(work.urgency, work.request_seq), body, headers=headers, msg_id=msg_id)
+    return bus.send(put_off("retry", work.urgency, work.request_seq), body, headers=headers, msg_id=msg_id)
 
 
-def delayed(urgency: Urgency, request_seq: int) -> str:
-    """Where a request lies that waits: one schedule per subject, and request ids are unique per client only."""
-    return str(Work(ROUTER, "delay", urgency, f"seq-{request_seq}"))
+def put_off(what: Literal["delay", "retry"], urgency: Urgency, request_seq: int) -> str:
+    """Where a request lies that waits to be decided, or its next attempt until its time.
+
+    There is one schedule per subject, and request ids are unique per client only. A router that still holds a request
+    which another has decided meanwhile may put it off again: that must not replace an attempt.
+    """
+    return str(Work(ROUTER, what, urgency, f"seq-{request_seq}"))
 
 
 def schedule(at_ms: int, target: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from functools import partial
 from router.cancels import Cancels, Key
 from router.errors import BusError
 from router.ports import Bus, Rest
-from router.sending import delayed, schedule
+from router.sending import put_off, schedule
 from schemas.base import Message
 from subjects import Work
 from subjects.grammar import Urgency
@@ -60,7 +60,7 @@ class Waits:
         """In place of an earlier one of the same request."""
         headers = schedule(until_ms, str(Work(ROUTER, "decide", urgency, f"seq-{request_seq}")))
         body = Waiting(request_seq=request_seq).encode()
-        await self._bus.publish(delayed(urgency, request_seq), body, headers=headers)
+        await self._bus.publish(put_off("delay", urgency, request_seq), body, headers=headers)
 
     async def _end(self, request_seq: int, urgency: Urgency) -> None:
         with suppress(BusError):  # then it ends at its time

@@ -194,7 +194,7 @@ async def test_while_it_waits_for_the_time_that_its_target_gave_the_schedule_is_
         up.primary.script = refusing(429, error("slow down"), Retry_After="60")
         asking = asyncio.create_task(ask(up))
         async with asyncio.timeout(5):
-            while not [letter async for letter in up.bus.bus.read(WORK, "llm.work.router.delay.>")]:
+            while not [letter async for letter in up.bus.bus.read(WORK, "llm.work.router.retry.>")]:
                 await asyncio.sleep(0.01)
             await call_off(up, "r1")
             reply = await asking

@@ -11,13 +11,18 @@ from adapters.bus import JetStreamBus
 from router.core.admit import admit
 from router.core.decide import decide
 from router.ports import Delivery, later
+from router.waits import Waits
 from router.world_book import WorldBook
 from schemas import LlmRequest
 from schemas import headers as h
 from schemas.decision import Decided
 from subjects import Request, parse
 from subjects.streams import DISPATCHER, EVENTS, WORK
+from tests.support.edge_openai import in_turn
+from tests.support.faults import ask
 from tests.support.inside import inside
+from tests.support.openai_speech import error, refusing
+from tests.support.upstreams import alone, answering, upstreams
 
 
 @asynccontextmanager
@@ -77,3 +82,18 @@ async def test_a_double_that_overtakes_the_first_ones_work_does_not_take_its_pla
             while await whole.bus.count(WORK, ">"):
                 await asyncio.sleep(0.01)
         assert await whole.bus.count(EVENTS, "llm.evt.tester.r1.attempt_started") == 1
+
+
+async def test_a_router_that_puts_a_request_off_again_does_not_replace_its_next_attempt() -> None:
+    async with upstreams(alone) as up:
+        bus, book = up.bus.bus, up.bus.book
+        assert book is not None
+        up.primary.script = in_turn(refusing(429, error("slow down"), Retry_After="1"), answering("다시 왔다"))
+        asking = asyncio.create_task(ask(up))
+        async with asyncio.timeout(10):
+            while not (waiting := [letter async for letter in bus.read(WORK, "llm.work.router.*.*.*")]):
+                await asyncio.sleep(0.01)
+            seq = int(waiting[0].subject.rpartition("-")[2])
+            await Waits(bus, book.cancels).begin(("tester", "r1"), seq, "normal", bus.now_ms() + 60_000)()
+            reply = await asking
+        assert (reply.status, up.calls) == ("ok", (2, 0, 0))

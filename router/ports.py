@@ -165,9 +165,6 @@ class Bus(Protocol):
     def read(self, stream: str, subject: str = ">", *, start_seq: int = 1) -> AsyncIterator[Letter]:
         """The messages of a stream in order, from a sequence on, up to the end as it is now."""
 
-    async def clear(self, spec: ConsumerSpec) -> None:
-        """Take out what its consumer has acknowledged and a broker that was killed has kept all the same."""
-
     async def delete(self, stream: str, seq: int) -> None:
         """Take one message out of a work queue; nothing happens when it is gone."""
 

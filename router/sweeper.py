@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from router.core.settle import unanswered
 from router.errors import BusError
-from router.ports import Bus, Letter, Link
+from router.ports import Bus, Letter
 from router.replies import write_reply
 from router.world_book import WorldBook
 from schemas import headers as h
 from schemas.failure import ErrorType
 from schemas.work import WorkItem
-from subjects.streams import SETTLER, WORK
+from subjects.streams import WORK
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +36,6 @@ class Sweeper:
         self._next_seq = 1
         self._due: list[tuple[int, int]] = []
         """(deadline, sequence), soonest first."""
-        self._cleared: Link | None = None
-        """Under this connection."""
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -49,10 +47,7 @@ class Sweeper:
                 log.warning("sweep.failed", error=str(error))
 
     async def sweep(self) -> None:
-        now_ms, link = self._bus.now_ms(), self._bus.link()
-        if link != self._cleared:
-            await self._bus.clear(SETTLER)  # of work the deadline takes care
-            self._cleared = link
+        now_ms = self._bus.now_ms()
         async for letter in self._bus.read(WORK, start_seq=self._next_seq):
             if letter.timestamp_ms > now_ms - SETTLED_MS:
                 break

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import nats.errors
 import structlog
@@ -89,18 +88,11 @@ class JetStreamBus:
                 self._pulls.discard(pull)
 
     async def waiting(self, spec: ConsumerSpec) -> int:
-        return int((await self._state(spec))["num_pending"])
-
-    async def clear(self, spec: ConsumerSpec) -> None:
-        floor = (await self._state(spec))["ack_floor"]["stream_seq"]
-        await self._request(f"$JS.API.STREAM.PURGE.{spec.stream}", {"filter": spec.filter_subject, "seq": floor + 1})
-
-    async def _state(self, spec: ConsumerSpec) -> dict[str, Any]:
         subject = f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.name}"
         info = await self._request(subject, {})
         if "num_pending" not in info:
             raise UnavailableError(subject, "there is no such consumer")
-        return info
+        return int(str(info["num_pending"]))
 
     @asynccontextmanager
     async def listen(self, subject: str, on_message: Callable[[str, bytes, Headers], None]) -> AsyncIterator[None]:
@@ -199,12 +191,12 @@ class JetStreamBus:
         broker = datetime.fromisoformat(str(info["ts"])[:26].rstrip("Z") + "+00:00")
         self._clock.set(broker.timestamp() * 1000, asked_at_s, time.monotonic())
 
-    async def _request(self, subject: str, body: dict[str, object]) -> dict[str, Any]:
+    async def _request(self, subject: str, body: dict[str, object]) -> dict[str, object]:
         try:
             msg = await self.client.request(subject, json.dumps(body).encode(), timeout=API_TIMEOUT_S)
         except (nats.errors.Error, TimeoutError) as error:
             raise UnavailableError(subject, f"no answer from JetStream: {error or type(error).__name__}") from error
-        answer: dict[str, Any] = json.loads(msg.data)
+        answer: dict[str, object] = json.loads(msg.data)
         return answer
 
     async def _direct(self, stream: str, ask: dict[str, object]) -> Letter | None:

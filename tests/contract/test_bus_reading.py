@@ -1,6 +1,5 @@
 """What lies on a real broker is read back: in order, from anywhere, counted, single or all."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -8,9 +7,9 @@ import pytest
 
 from adapters.bus import open_bus
 from router.errors import UnavailableError
-from router.ports import Delivery, Letter, later
+from router.ports import Letter
 from subjects import Cancel, Event, Work
-from subjects.streams import CANCELS, EVENTS, WORK, ConsumerSpec
+from subjects.streams import CANCELS, EVENTS, WORK
 from tests.support.nats_server import OwnBroker
 
 
@@ -54,37 +53,6 @@ async def test_messages_are_counted_and_the_newest_of_many_subjects_read_at_once
         assert [letter.data for letter in newest] == [b"16", b"19"]
         assert await bus.lasts(CANCELS, []) == await bus.lasts(CANCELS, [str(Cancel(client, "nobody"))]) == []
         assert len(await letters_of(bus.read(CANCELS, every, batch=3))) == 20
-
-
-async def test_what_a_consumer_has_acknowledged_is_cleared_and_nothing_else(nats_url: str) -> None:
-    """Where messages stay when they are acknowledged, as they do where the broker was killed as it took them out."""
-    async with open_bus(nats_url, name="test", make=True) as bus:
-        ours, others = name(), name()
-        spec = ConsumerSpec(CANCELS, ours, f"llm.cancel.{ours}.*")
-        for client in (ours, others):
-            for n in range(4):
-                await bus.publish(str(Cancel(client, f"r{n}")), str(n).encode())
-        held: asyncio.Queue[Delivery] = asyncio.Queue()
-
-        async def hold(delivery: Delivery) -> None:
-            held.put_nowait(delivery)
-
-        async with bus.consume(spec, later(hold), batch=lambda: 3 - held.qsize()):
-            first, second, third = [await held.get() for _ in range(3)]
-            await bus.clear(spec)
-            assert await bus.count(CANCELS, spec.filter_subject) == 4
-            for delivery in (third, first):
-                await delivery.ack_sync()
-            await bus.clear(spec)
-            assert [letter.data for letter in await letters_of(bus.read(CANCELS, spec.filter_subject))] == [
-                b"1",
-                b"2",
-                b"3",
-            ]
-            await second.ack_sync()
-            await bus.clear(spec)
-        assert [letter.data for letter in await letters_of(bus.read(CANCELS, spec.filter_subject))] == [b"3"]
-        assert await bus.count(CANCELS, f"llm.cancel.{others}.*") == 4
 
 
 async def test_large_messages_are_all_read(broker: OwnBroker) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -153,6 +154,36 @@ def without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+@dataclass(slots=True)
+class _Watch:
+    """What becomes of a connection, told in the log and to whom it concerns."""
+
+    name: str
+    on_reconnect: Callable[[], Awaitable[None]] | None
+    on_lost: Callable[[], None] | None
+    closing: bool = False
+    told: str = ""
+
+    async def error(self, error: Exception) -> None:
+        """Ten times a second while the server is away: told once."""
+        words = str(error) or type(error).__name__
+        if words != self.told:
+            log.warning("bus.error", connection=self.name, error=words)
+        self.told = words
+
+    async def disconnected(self) -> None:
+        if not self.closing:
+            log.warning("bus.disconnected", connection=self.name)
+            if self.on_lost is not None:
+                self.on_lost()
+
+    async def reconnected(self) -> None:
+        self.told = ""
+        log.info("bus.reconnected", connection=self.name)
+        if self.on_reconnect is not None:
+            await self.on_reconnect()
+
+
 @asynccontextmanager
 async def connect(
     url: str,
@@ -167,32 +198,7 @@ async def connect(
 
     After three pings without an answer it counts as lost.
     """
-
-    told = ""
-
-    async def on_error(error: Exception) -> None:
-        """Ten times a second while the server is away: told once."""
-        nonlocal told
-        words = str(error) or type(error).__name__
-        if words != told:
-            log.warning("bus.error", connection=name, error=words)
-        told = words
-
-    closing = False
-
-    async def on_disconnect() -> None:
-        if not closing:
-            log.warning("bus.disconnected", connection=name)
-            if on_lost is not None:
-                on_lost()
-
-    async def reconnected() -> None:
-        nonlocal told
-        told = ""
-        log.info("bus.reconnected", connection=name)
-        if on_reconnect is not None:
-            await on_reconnect()
-
+    watch = _Watch(name, on_reconnect, on_lost)
     client = BusClient()
     try:
         async with asyncio.timeout(wait_s):
@@ -206,9 +212,9 @@ async def connect(
                 drain_timeout=DRAIN_TIMEOUT_S,
                 pending_size=PENDING_BYTES,
                 skip_subject_validation=True,
-                error_cb=on_error,
-                disconnected_cb=on_disconnect,
-                reconnected_cb=reconnected,
+                error_cb=watch.error,
+                disconnected_cb=watch.disconnected,
+                reconnected_cb=watch.reconnected,
             )
     except BaseException as error:
         await client.close()
@@ -219,6 +225,6 @@ async def connect(
     try:
         yield client
     finally:
-        closing = True
+        watch.closing = True
         with suppress(RuntimeError):  # which uvloop raises for a connection that is cut and closed already
             await client.close()
